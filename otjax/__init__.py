@@ -1,0 +1,44 @@
+"""Differentiable optimal transport in JAX."""
+
+from ._adjoint import (
+    AbstractAdjoint as AbstractAdjoint,
+    ImplicitAdjoint as ImplicitAdjoint,
+    UnrolledAdjoint as UnrolledAdjoint,
+)
+from ._divergence import sinkhorn_divergence as sinkhorn_divergence
+from ._geometry import (
+    AbstractGeometry as AbstractGeometry,
+    CostMatrix as CostMatrix,
+    PointCloud as PointCloud,
+)
+from ._ground_cost import (
+    AbstractGroundCost as AbstractGroundCost,
+    Cosine as Cosine,
+    Euclidean as Euclidean,
+    PNorm as PNorm,
+    SqEuclidean as SqEuclidean,
+)
+from ._marginals import (
+    AbstractMarginal as AbstractMarginal,
+    Balanced as Balanced,
+    Unbalanced as Unbalanced,
+)
+from ._problem import EntropicProblem as EntropicProblem
+from ._results import RESULTS as RESULTS
+from ._solution import Solution as Solution, Stats as Stats
+from ._solve import solve as solve
+from ._solver import (
+    AbstractAcceleration as AbstractAcceleration,
+    AbstractAnnealing as AbstractAnnealing,
+    AbstractSolver as AbstractSolver,
+    Anderson as Anderson,
+    GeometricAnnealing as GeometricAnnealing,
+    NoAnnealing as NoAnnealing,
+    Overrelaxation as Overrelaxation,
+    Plain as Plain,
+    Sinkhorn as Sinkhorn,
+    SymmetricSinkhorn as SymmetricSinkhorn,
+)
+
+
+__version__ = __import__("importlib.metadata", fromlist=["version"]).version("otjax")

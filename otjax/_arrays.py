@@ -1,0 +1,77 @@
+"""What counts as an array argument: one place that turns input into arrays or says why it cannot."""
+
+import jax
+import jax.numpy as jnp
+from jaxtyping import Array, ArrayLike, Float
+
+
+_ACCEPTED = (jnp.dtype("float32"), jnp.dtype("float64"))
+
+
+def float_array(value: ArrayLike, name: str, axes: str) -> Float[Array, "..."]:
+    """Returns `value` as a float32 or float64 array with one axis per word of `axes`.
+
+    Half precisions are promoted to float32, since potentials need more than eleven bits.
+
+    **Raises:** `ValueError`, naming the argument, for other dtypes and numbers of axes.
+    """
+    if isinstance(value, (list, tuple)) or value is None:
+        raise ValueError(
+            f"`{name}` must be an array with axes ({axes}), got {type(value).__name__}; "
+            f"pass `jnp.asarray({name})`."
+        )
+    try:
+        array = jnp.asarray(value)
+    except (TypeError, ValueError) as error:
+        raise ValueError(
+            f"`{name}` must be an array with axes ({axes}), got {type(value).__name__}."
+        ) from error
+    if not jnp.issubdtype(array.dtype, jnp.floating):
+        raise ValueError(
+            f"`{name}` must be of a floating dtype, got {array.dtype}; "
+            f"pass `{name}.astype(float)`."
+        )
+    ndim = len(axes.split())
+    if array.ndim != ndim:
+        raise ValueError(
+            f"`{name}` must have axes ({axes}), got shape {array.shape}; for a batch of "
+            "problems use `jax.vmap`."
+        )
+    if 0 in array.shape:
+        raise ValueError(f"`{name}` must not be empty, got shape {array.shape}.")
+    return array if array.dtype in _ACCEPTED else array.astype(jnp.float32)
+
+
+def float_scalar(value: ArrayLike, name: str, dtype: jnp.dtype) -> Float[Array, ""]:
+    """Returns the real number `value` as a scalar array of `dtype`.
+
+    **Raises:** `ValueError`, naming the argument, if it is not one real number.
+    """
+    try:
+        array = jnp.asarray(value)
+    except (TypeError, ValueError) as error:
+        raise ValueError(f"`{name}` must be a real number, got {value!r}.") from error
+    if array.ndim != 0 or not (
+        jnp.issubdtype(array.dtype, jnp.floating)
+        or jnp.issubdtype(array.dtype, jnp.integer)
+    ):
+        raise ValueError(
+            f"`{name}` must be one real number, got dtype {array.dtype} and shape "
+            f"{array.shape}; to sweep it use `jax.vmap`."
+        )
+    return array.astype(dtype)
+
+
+def positive_number(value: ArrayLike | None, name: str) -> Float[Array, ""] | None:
+    """A converter for settings: `None` or a positive number, kept as a scalar array.
+
+    The check is skipped for traced numbers.
+
+    **Raises:** `ValueError`, naming the setting.
+    """
+    if value is None:
+        return None
+    number = float_scalar(value, name, jnp.result_type(float))
+    if not isinstance(number, jax.core.Tracer) and not number > 0:
+        raise ValueError(f"`{name}` must be positive, got {value!r}.")
+    return number

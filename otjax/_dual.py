@@ -1,0 +1,60 @@
+r"""The formulas of the dual, each once: Peyré and Cuturi (2019, arXiv:1803.00567, section 4.4),
+Séjourné et al. (2019, arXiv:1910.12958) for unbalanced measures.
+
+$$\max_{f, g} D_a(f) + D_b(g) - \epsilon \sum_{ij} a_i b_j (K_{ij} - 1), \qquad
+  K_{ij} = \exp((f_i + g_j - C_{ij}) / \epsilon), \quad P_{ij} = a_i b_j K_{ij}.$$
+"""
+
+import jax.numpy as jnp
+from jaxtyping import Array, Float
+
+from ._operators import TransportPlan
+from ._problem import EntropicProblem
+
+
+def transport_plan(
+    problem: EntropicProblem, f: Float[Array, " n"], g: Float[Array, " m"]
+) -> TransportPlan:
+    """The plan of a pair of potentials."""
+    density = problem.geometry.plan(f, g, problem.epsilon)
+    return TransportPlan(density, problem.a, problem.b)
+
+
+def dual_value(
+    problem: EntropicProblem,
+    f: Float[Array, " n"],
+    g: Float[Array, " m"],
+    plan_mass: Float[Array, ""],
+) -> Float[Array, ""]:
+    """The dual objective, given the total mass of the plan of `f` and `g`."""
+    side_a, side_b = problem.marginals
+    product_mass = jnp.sum(problem.a) * jnp.sum(problem.b)
+    return (
+        side_a.dual(f, problem.a)
+        + side_b.dual(g, problem.b)
+        - problem.epsilon * (plan_mass - product_mass)
+    )
+
+
+def marginal_error(
+    problem: EntropicProblem,
+    f: Float[Array, " n"],
+    g: Float[Array, " m"],
+    marginals: tuple[Float[Array, " n"], Float[Array, " m"]],
+) -> Float[Array, ""]:
+    """The L1 errors of the plan's two marginals together, relative to the mass asked for."""
+    target_a = problem.marginals[0].target(f, problem.a)
+    target_b = problem.marginals[1].target(g, problem.b)
+    error = jnp.sum(jnp.abs(marginals[0] - target_a)) + jnp.sum(jnp.abs(marginals[1] - target_b))
+    return error / (0.5 * (jnp.sum(target_a) + jnp.sum(target_b)))
+
+
+def centre(
+    problem: EntropicProblem, f: Float[Array, " n"], g: Float[Array, " m"]
+) -> tuple[Float[Array, " n"], Float[Array, " m"]]:
+    """Where the dual leaves a constant open, chooses the one that gives both sides one mean."""
+    if not problem.has_gauge:
+        return f, g
+    a, b = problem.a, problem.b
+    shift = (jnp.sum(b * g) - jnp.sum(a * f)) / (jnp.sum(a) + jnp.sum(b))
+    return f + shift, g - shift

@@ -1,0 +1,54 @@
+"""What a solver sees of the supports and their cost."""
+
+import abc
+from typing import TypeVar
+
+import equinox as eqx
+import jax.numpy as jnp
+import lineax as lx
+from jaxtyping import Array, Bool, Float
+
+
+Geometry = TypeVar("Geometry", bound="AbstractGeometry")
+
+
+class AbstractGeometry(eqx.Module):
+    """Two supports and the cost $C$ between them, n x m.
+
+    Solvers use `softmin` and `plan` and nothing else; the other direction is `geometry.T`.
+    """
+
+    shape: eqx.AbstractVar[tuple[int, int]]
+    dtype: eqx.AbstractVar[jnp.dtype]
+
+    @abc.abstractmethod
+    def softmin(
+        self, h: Float[Array, " m"], epsilon: Float[Array, ""]
+    ) -> Float[Array, " n"]:
+        r"""For each row $i$, $-\epsilon \log \sum_j \exp((h_j - C_{ij}) / \epsilon)$."""
+
+    @abc.abstractmethod
+    def plan(
+        self, f: Float[Array, " n"], g: Float[Array, " m"], epsilon: Float[Array, ""]
+    ) -> lx.AbstractLinearOperator:
+        r"""The operator $\exp((f_i + g_j - C_{ij}) / \epsilon)$, n x m."""
+
+    @abc.abstractmethod
+    def mean_cost(self, a: Float[Array, " n"], b: Float[Array, " m"]) -> Float[Array, ""]:
+        r"""$\sum_{ij} a_i b_j C_{ij}$ over the total masses of `a` and `b`."""
+
+    @abc.abstractmethod
+    def prepare(
+        self: Geometry, a: Float[Array, " n"], b: Float[Array, " m"]
+    ) -> tuple["AbstractGeometry", Bool[Array, ""]]:
+        """The geometry that a solver works on, and whether its numbers are finite.
+
+        What belongs to points of mass zero is replaced by what belongs to others, with
+        derivatives zero. A geometry with numbers that are not finite is replaced by one with a
+        cost of zero. What is used again and again is computed once, if it fits in memory.
+        """
+
+    @property
+    @abc.abstractmethod
+    def T(self: Geometry) -> Geometry:
+        """The same geometry with the two sides exchanged."""

@@ -1,0 +1,160 @@
+"""Ground costs: what moving a unit of mass from one point to another costs."""
+
+import abc
+from collections.abc import Callable
+from typing import TypeAlias
+
+import equinox as eqx
+import jax
+import jax.lax as lax
+import jax.numpy as jnp
+from jaxtyping import Array, ArrayLike, Float, Inexact
+
+
+# Up to this many coordinates squared distances are summed from differences, which is exact for
+# near points and as fast as a matrix product; above, the product of centred points is used.
+_DIFFERENCES_UP_TO = 4
+
+
+class AbstractGroundCost(eqx.Module):
+    """A symmetric ground cost that also knows how to fill a whole block of the matrix.
+
+    Finite points must have a cost that is not NaN, and derivatives that are not NaN.
+    Any other callable of two points that returns a scalar is a ground cost as well.
+    """
+
+    @abc.abstractmethod
+    def __call__(self, x: Float[Array, " d"], y: Float[Array, " d"]) -> Float[Array, ""]:
+        """The cost of moving a unit of mass from `x` to `y`."""
+
+    @abc.abstractmethod
+    def pairwise(self, x: Float[Array, "n d"], y: Float[Array, "m d"]) -> Float[Array, "n m"]:
+        """The costs between all rows of `x` and all rows of `y`."""
+
+
+GroundCost: TypeAlias = AbstractGroundCost | Callable[[Array, Array], Array]
+
+
+class Flipped(eqx.Module):
+    """The cost with its two points exchanged."""
+
+    cost: Callable[[Array, Array], Array]
+
+    def __call__(self, x: Float[Array, " d"], y: Float[Array, " d"]) -> Array:
+        return self.cost(y, x)
+
+
+def flip(cost: GroundCost) -> GroundCost:
+    """The cost seen from the other side: `flip(cost)(y, x) == cost(x, y)`."""
+    if isinstance(cost, AbstractGroundCost):
+        return cost
+    if isinstance(cost, Flipped):
+        return cost.cost
+    return Flipped(cost)
+
+
+def pairwise(
+    cost: GroundCost, x: Float[Array, "n d"], y: Float[Array, "m d"]
+) -> Float[Array, "n m"]:
+    """The matrix of a ground cost, through its own formula if it has one."""
+    if isinstance(cost, AbstractGroundCost):
+        return cost.pairwise(x, y)
+    return jax.vmap(lambda x_i: jax.vmap(lambda y_j: cost(x_i, y_j))(y))(x)
+
+
+def _squared_distances(
+    x: Float[Array, "n d"], y: Float[Array, "m d"]
+) -> tuple[Float[Array, "n m"], Float[Array, "n m"]]:
+    """Squared distances, and the size below which each is rounding noise."""
+    if x.shape[1] <= _DIFFERENCES_UP_TO:
+        squares = [jnp.square(x[:, k, None] - y[None, :, k]) for k in range(x.shape[1])]
+        total = sum(squares[1:], start=squares[0])
+        return total, jnp.zeros((), x.dtype)
+    # |x|^2 - 2 x.y + |y|^2 cancels for points far from the origin: centre first.
+    centre = lax.stop_gradient(jnp.mean(y, axis=0, keepdims=True))
+    x, y = x - centre, y - centre
+    x_squared = jnp.sum(jnp.square(x), axis=1)[:, None]
+    y_squared = jnp.sum(jnp.square(y), axis=1)[None, :]
+    products = jnp.matmul(x, y.T, precision=lax.Precision.HIGHEST)
+    noise = 4 * jnp.finfo(x.dtype).eps * lax.stop_gradient(x_squared + y_squared)
+    return jnp.maximum(x_squared + y_squared - 2 * products, 0), noise
+
+
+def _safe_root(squared: Inexact[Array, "*s"], noise: Inexact[Array, "*t"]) -> Inexact[Array, "*s"]:
+    """The square root, which is 0 with derivatives 0 up to `noise`."""
+    positive = squared > noise
+    return jnp.where(positive, jnp.sqrt(jnp.where(positive, squared, 1)), 0)
+
+
+class SqEuclidean(AbstractGroundCost):
+    r"""The squared Euclidean distance $\|x - y\|^2$, not halved."""
+
+    def __call__(self, x: Float[Array, " d"], y: Float[Array, " d"]) -> Float[Array, ""]:
+        return jnp.sum(jnp.square(x - y))
+
+    def pairwise(self, x: Float[Array, "n d"], y: Float[Array, "m d"]) -> Float[Array, "n m"]:
+        return _squared_distances(x, y)[0]
+
+
+class Euclidean(AbstractGroundCost):
+    r"""The Euclidean distance $\|x - y\|$; its gradient at coincident points is 0."""
+
+    def __call__(self, x: Float[Array, " d"], y: Float[Array, " d"]) -> Float[Array, ""]:
+        return _safe_root(jnp.sum(jnp.square(x - y)), jnp.zeros((), x.dtype))
+
+    def pairwise(self, x: Float[Array, "n d"], y: Float[Array, "m d"]) -> Float[Array, "n m"]:
+        return _safe_root(*_squared_distances(x, y))
+
+
+def _safe_power(base: Inexact[Array, "*s"], exponent: Inexact[Array, ""]) -> Inexact[Array, "*s"]:
+    """A power of a non-negative base, which is 0 with derivatives 0 at 0."""
+    positive = base > 0
+    return jnp.where(positive, jnp.power(jnp.where(positive, base, 1), exponent), 0)
+
+
+class PNorm(AbstractGroundCost):
+    r"""A power of a p-norm, $\|x - y\|_p^{power}$; derivatives at coincident coordinates are 0."""
+
+    p: Float[Array, ""]
+    power: Float[Array, ""]
+
+    def __init__(self, p: ArrayLike, power: ArrayLike = 1.0):
+        """**Arguments:**
+
+        - `p`: the order of the norm, at least 1. A number that can be traced and differentiated.
+        - `power`: the power to which the norm is raised, positive; likewise.
+        """
+        self.p = jnp.asarray(p, jnp.result_type(float))
+        self.power = jnp.asarray(power, jnp.result_type(float))
+        for name, number, least in (("p", self.p, 1), ("power", self.power, 0)):
+            if number.ndim != 0:
+                raise ValueError(f"`{name}` must be one number, got shape {number.shape}.")
+            if not isinstance(number, jax.core.Tracer) and not (number >= least and number > 0):
+                raise ValueError(f"`{name}` must be at least 1 (`p`) or positive (`power`), "
+                                 f"got {number}.")
+
+    def __call__(self, x: Float[Array, " d"], y: Float[Array, " d"]) -> Float[Array, ""]:
+        p, power = self.p.astype(x.dtype), self.power.astype(x.dtype)
+        return _safe_power(jnp.sum(_safe_power(jnp.abs(x - y), p)), power / p)
+
+    def pairwise(self, x: Float[Array, "n d"], y: Float[Array, "m d"]) -> Float[Array, "n m"]:
+        return jax.vmap(lambda x_i: jax.vmap(lambda y_j: self(x_i, y_j))(y))(x)
+
+
+def _normalised(x: Float[Array, "*n d"]) -> Float[Array, "*n d"]:
+    squared = jnp.sum(jnp.square(x), axis=-1, keepdims=True)
+    positive = squared > 0
+    return jnp.where(positive, x / jnp.sqrt(jnp.where(positive, squared, 1)), 0)
+
+
+class Cosine(AbstractGroundCost):
+    r"""One minus the cosine of the angle, $1 - x \cdot y / (\|x\| \|y\|)$.
+
+    A vector of zeros is at cost 1 from everything, with gradient 0.
+    """
+
+    def __call__(self, x: Float[Array, " d"], y: Float[Array, " d"]) -> Float[Array, ""]:
+        return 1 - jnp.sum(_normalised(x) * _normalised(y))
+
+    def pairwise(self, x: Float[Array, "n d"], y: Float[Array, "m d"]) -> Float[Array, "n m"]:
+        return 1 - jnp.matmul(_normalised(x), _normalised(y).T, precision=lax.Precision.HIGHEST)

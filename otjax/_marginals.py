@@ -1,0 +1,83 @@
+r"""How the marginals of a plan are tied to the given masses, one object for each side.
+
+A constraint is known by $D(f) = -\phi^*(-f)$, its term in the dual (Séjourné et al. 2019,
+arXiv:1910.12958, section 2), whose gradient is the marginal that the potential asks for.
+"""
+
+import abc
+
+import equinox as eqx
+import jax
+import jax.numpy as jnp
+from jaxtyping import Array, ArrayLike, Bool, Float
+
+
+class AbstractMarginal(eqx.Module):
+    """The constraint or penalty that ties one marginal of the plan to the given masses."""
+
+    @abc.abstractmethod
+    def dual(self, f: Float[Array, " n"], a: Float[Array, " n"]) -> Float[Array, ""]:
+        """This side's term of the dual objective."""
+
+    @abc.abstractmethod
+    def target(self, f: Float[Array, " n"], a: Float[Array, " n"]) -> Float[Array, " n"]:
+        """The marginal that the potential `f` asks for: the gradient of `dual`."""
+
+    @abc.abstractmethod
+    def damping(self, epsilon: Float[Array, ""]) -> Float[Array, ""]:
+        r"""The factor $\lambda$ of a half-step $f = \lambda \, \mathrm{softmin}(g)$."""
+
+    @abc.abstractmethod
+    def prepare(self) -> tuple["AbstractMarginal", Bool[Array, ""]]:
+        """The same with valid numbers, and whether they were."""
+
+
+class Balanced(AbstractMarginal):
+    """The marginal equals the given masses."""
+
+    def dual(self, f: Float[Array, " n"], a: Float[Array, " n"]) -> Float[Array, ""]:
+        return jnp.sum(a * f)
+
+    def target(self, f: Float[Array, " n"], a: Float[Array, " n"]) -> Float[Array, " n"]:
+        return a
+
+    def damping(self, epsilon: Float[Array, ""]) -> Float[Array, ""]:
+        return jnp.ones_like(epsilon)
+
+    def prepare(self) -> tuple["Balanced", Bool[Array, ""]]:
+        return self, jnp.array(True)
+
+
+class Unbalanced(AbstractMarginal):
+    r"""The marginal $P1$ is penalised by $\rho\,\mathrm{KL}(P1 | a)$, the KL of measures:
+    $\mathrm{KL}(p | q) = \sum_i p_i \log(p_i / q_i) - p_i + q_i$."""
+
+    rho: Float[Array, ""]
+
+    def __init__(self, rho: ArrayLike):
+        """**Arguments:**
+
+        - `rho`: the price of a unit of KL, positive, in the unit of the cost. May be traced.
+
+        **Raises:** `ValueError` if `rho` is not one number; a value that is not positive is
+        reported by the solve, as `RESULTS.invalid_rho`.
+        """
+        self.rho = jnp.asarray(rho, jnp.result_type(float))
+        if self.rho.ndim != 0:
+            raise ValueError(
+                f"`rho` must be one number, got shape {self.rho.shape}; to sweep it use `jax.vmap`."
+            )
+
+    def dual(self, f: Float[Array, " n"], a: Float[Array, " n"]) -> Float[Array, ""]:
+        rho = self.rho.astype(f.dtype)
+        return -rho * jnp.sum(a * jnp.expm1(-f / rho))
+
+    def target(self, f: Float[Array, " n"], a: Float[Array, " n"]) -> Float[Array, " n"]:
+        return a * jnp.exp(-f / self.rho.astype(f.dtype))
+
+    def damping(self, epsilon: Float[Array, ""]) -> Float[Array, ""]:
+        return 1 / (1 + epsilon / self.rho.astype(epsilon.dtype))
+
+    def prepare(self) -> tuple["Unbalanced", Bool[Array, ""]]:
+        valid = jnp.isfinite(self.rho) & (self.rho > 0)
+        return Unbalanced(jnp.where(valid, self.rho, 1)), valid

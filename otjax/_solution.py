@@ -1,0 +1,134 @@
+"""What a solve returns."""
+
+import equinox as eqx
+import jax
+import jax.numpy as jnp
+from jaxtyping import Array, ArrayLike, Float, Int
+
+from ._arrays import float_array
+from ._dual import transport_plan
+from ._geometry import PointCloud
+from ._operators import TransportPlan
+from ._problem import EntropicProblem
+from ._results import RESULTS
+
+
+class Stats(eqx.Module):
+    """What a solve took.
+
+    - `num_steps`: the number of steps of the solver.
+    - `marginal_error`: the L1 errors of the two marginals together, relative to the total mass,
+      computed afresh from the returned potentials.
+    """
+
+    num_steps: Int[Array, ""]
+    marginal_error: Float[Array, ""]
+
+    def __getitem__(self, name: str) -> Array:
+        """`stats["num_steps"]`, as in lineax."""
+        return getattr(self, name)
+
+
+class Solution(eqx.Module):
+    r"""The solution of an entropic problem. Differentiable in everything that defines it.
+
+    - `problem`: the problem that was solved.
+    - `potentials`: $(f, g)$, shapes (n,) and (m,), in the unit of the cost. Balanced problems
+      leave a constant open; it is chosen such that both have the same mean under the masses.
+    - `value`: the optimum of the regularised objective, through its dual.
+    - `result`: a member of `RESULTS`. Numbers are finite whatever it is.
+    - `stats`: see `Stats`.
+    """
+
+    problem: EntropicProblem
+    potentials: tuple[Float[Array, " n"], Float[Array, " m"]]
+    value: Float[Array, ""]
+    result: RESULTS
+    stats: Stats
+
+    @property
+    @eqx.filter_jit
+    def plan(self) -> TransportPlan:
+        """The coupling, an n x m lineax operator: `mv(v)`, `.T`, `as_matrix()`."""
+        prepared, _ = self.problem.prepare()
+        return transport_plan(prepared, *self.potentials)
+
+    @property
+    @eqx.filter_jit
+    def marginals(self) -> tuple[Float[Array, " n"], Float[Array, " m"]]:
+        """The plan's marginals, $(P 1, P^T 1)$."""
+        plan = self.plan
+        return plan.mv(jnp.ones_like(plan.b)), plan.T.mv(jnp.ones_like(plan.a))
+
+    @property
+    @eqx.filter_jit
+    def value_linear(self) -> Float[Array, ""]:
+        r"""The transport cost of the plan, $\langle P, C \rangle$."""
+        prepared, _ = self.problem.prepare()
+        f, g = self.potentials
+
+        # <P, C - f - g> is a derivative of the plan's mass, in 1 / epsilon.
+        def mass(inverse_epsilon: Float[Array, ""]) -> Float[Array, ""]:
+            plan = transport_plan(prepared.at(1 / inverse_epsilon), f, g)
+            return jnp.sum(plan.mv(jnp.ones_like(g)))
+
+        inverse = 1 / prepared.epsilon
+        _, minus_reduced_cost = jax.jvp(mass, (inverse,), (jnp.ones_like(inverse),))
+        row, column = self.marginals
+        return jnp.sum(row * f) + jnp.sum(column * g) - minus_reduced_cost
+
+    @property
+    def T(self) -> "Solution":
+        """The same solution with the two measures exchanged: `T.transport` is the inverse map."""
+        return Solution(
+            self.problem.T, self.potentials[::-1], self.value, self.result, self.stats
+        )
+
+    def potential(self, x: ArrayLike) -> Float[Array, " k"]:
+        """The first potential at any points, by the soft c-transform of the second.
+
+        **Arguments:**
+
+        - `x`: points of the first space, shape (k, d).
+
+        **Returns:** the potential, shape (k,); at the problem's own points it is `potentials[0]`.
+
+        **Raises:** `ValueError` unless the geometry is a `PointCloud`.
+        """
+        new, h = self._soft_transform(x)
+        damping = self.problem.marginals[0].damping(self.problem.epsilon)
+        return damping * new.softmin(h, self.problem.epsilon)
+
+    def transport(self, x: ArrayLike) -> Float[Array, "k d"]:
+        r"""The entropic map: where the plan sends a point on average, at any points
+        (Pooladian and Niles-Weed 2021, arXiv:2109.12004).
+
+        **Arguments:**
+
+        - `x`: points of the first space, shape (k, d).
+
+        **Returns:** $\sum_j P(y_j | x) y_j$, shape (k, d). The inverse is `solution.T.transport`.
+
+        **Raises:** `ValueError` unless the geometry is a `PointCloud`.
+        """
+        new, h = self._soft_transform(x)
+        b, g, epsilon = self.problem.b, self.potentials[1], self.problem.epsilon
+        # Normalised on its own, so that the weights sum to one wherever x is.
+        density = new.plan(new.softmin(h, epsilon), g, epsilon)
+        conditional = TransportPlan(density, jnp.ones(new.shape[0], new.dtype), b)
+        return jax.vmap(conditional.mv, in_axes=1, out_axes=1)(new.y)
+
+    def _soft_transform(self, x: ArrayLike) -> tuple[PointCloud, Float[Array, " m"]]:
+        r"""The geometry from new points to the second support, and $g + \epsilon \log b$ there."""
+        geometry = self.problem.geometry
+        if not isinstance(geometry, PointCloud):
+            raise ValueError(
+                "Out-of-sample potentials and maps need points: solve with a `PointCloud`, not a "
+                f"`{type(geometry).__name__}`."
+            )
+        points = float_array(x, "x", "k d").astype(geometry.dtype)
+        alive = self.problem.b > 0
+        log_b = jnp.where(alive, jnp.log(jnp.where(alive, self.problem.b, 1)), -jnp.inf)
+        return geometry.seen_from(points, self.problem.b), (
+            self.potentials[1] + self.problem.epsilon * log_b
+        )

@@ -1,0 +1,109 @@
+"""The door: a problem and a solver in, a solution out."""
+
+import equinox as eqx
+import jax.lax as lax
+import jax.numpy as jnp
+from jaxtyping import Array, ArrayLike, Float, Int
+
+from ._adjoint import AbstractAdjoint, ImplicitAdjoint, envelope
+from ._arrays import float_array
+from ._dual import centre, marginal_error
+from ._problem import EntropicProblem
+from ._results import RESULTS
+from ._solution import Solution, Stats
+from ._solver import AbstractSolver, Sinkhorn
+
+
+Potentials = tuple[Float[Array, " n"], Float[Array, " m"]]
+
+
+def solve(
+    problem: EntropicProblem,
+    solver: AbstractSolver | None = None,
+    *,
+    init: tuple[ArrayLike, ArrayLike] | None = None,
+    adjoint: AbstractAdjoint | None = None,
+    max_steps: int | None = None,
+    throw: bool = True,
+) -> Solution:
+    """Solves an entropic transport problem.
+
+    Compiled, once per shape; under `jax.vmap` each problem has its own status and step count.
+
+    **Arguments:**
+
+    - `problem`: the problem.
+    - `solver`: `Sinkhorn(...)`; `None` is `Sinkhorn()`.
+    - `init`: potentials `(f, g)` to start from, for instance those of an earlier solution.
+    - `adjoint`: how potentials are differentiated; `None` is `ImplicitAdjoint()`. The value
+        always has its envelope derivative, which needs the potentials only.
+    - `max_steps`: the largest number of steps; `None` is the solver's own limit.
+    - `throw`: whether a result other than `successful` raises; otherwise it is returned.
+
+    **Returns:** a `Solution`.
+
+    **Raises:** `ValueError` for arguments of the wrong kind; a `RuntimeError` that says what to
+    change if the solve fails and `throw` is true.
+    """
+    if not isinstance(problem, EntropicProblem):
+        raise ValueError(
+            f"`problem` must be an `EntropicProblem`, got {type(problem).__name__}; pass "
+            "`otjax.EntropicProblem(otjax.PointCloud(x, y))`."
+        )
+    solver = Sinkhorn() if solver is None else solver
+    adjoint = ImplicitAdjoint() if adjoint is None else adjoint
+    if not isinstance(solver, AbstractSolver):
+        raise ValueError(f"`solver` must be a solver such as `Sinkhorn()`, got {solver!r}.")
+    if not isinstance(adjoint, AbstractAdjoint):
+        raise ValueError(
+            f"`adjoint` must be an adjoint such as `ImplicitAdjoint()`, got {adjoint!r}."
+        )
+    if max_steps is not None:
+        if isinstance(max_steps, int) and max_steps < 0:
+            raise ValueError(f"`max_steps` must not be negative, got {max_steps}.")
+        max_steps = jnp.asarray(max_steps)
+    potentials, value, result, stats = _solve(
+        problem, solver, _checked_init(init, problem), adjoint, max_steps
+    )
+    if throw:
+        failed = result != RESULTS.successful
+        potentials, value, stats = result.error_if((potentials, value, stats), failed)
+    return Solution(problem, potentials, value, result, stats)
+
+
+@eqx.filter_jit
+def _solve(
+    problem: EntropicProblem,
+    solver: AbstractSolver,
+    init: Potentials | None,
+    adjoint: AbstractAdjoint,
+    max_steps: Int[Array, ""] | None,
+) -> tuple[Potentials, Float[Array, ""], RESULTS, Stats]:
+    prepared, validity = problem.prepare()
+    # Nothing is differentiated through the iterations of a solver.
+    constant = lax.stop_gradient(prepared)
+    outcome = solver.run(constant, lax.stop_gradient(init), max_steps)
+    error = marginal_error(constant, outcome.f, outcome.g, outcome.marginals)
+    f, g = adjoint.attach(prepared, outcome.f, outcome.g)
+    value = envelope(prepared, f, g, jnp.sum(outcome.marginals[0]))
+    result = RESULTS.where(validity == RESULTS.successful, outcome.result, validity)
+    return centre(prepared, f, g), value, result, Stats(outcome.num_steps, error)
+
+
+def _checked_init(
+    init: tuple[ArrayLike, ArrayLike] | None, problem: EntropicProblem
+) -> Potentials | None:
+    if init is None:
+        return None
+    if not isinstance(init, tuple) or len(init) != 2:
+        raise ValueError("`init` must be a pair of potentials `(f, g)`.")
+    potentials = tuple(
+        float_array(potential, f"init[{side}]", "points").astype(problem.geometry.dtype)
+        for side, potential in enumerate(init)
+    )
+    shapes = tuple(potential.shape[0] for potential in potentials)
+    if shapes != problem.geometry.shape:
+        raise ValueError(
+            f"`init` must have shapes {problem.geometry.shape} for its two potentials, got {shapes}."
+        )
+    return potentials

@@ -1,0 +1,13 @@
+from ._acceleration import (
+    AbstractAcceleration as AbstractAcceleration,
+    Anderson as Anderson,
+    Overrelaxation as Overrelaxation,
+    Plain as Plain,
+)
+from ._annealing import (
+    AbstractAnnealing as AbstractAnnealing,
+    GeometricAnnealing as GeometricAnnealing,
+    NoAnnealing as NoAnnealing,
+)
+from ._base import AbstractSolver as AbstractSolver, Outcome as Outcome
+from ._sinkhorn import Sinkhorn as Sinkhorn, SymmetricSinkhorn as SymmetricSinkhorn

@@ -1,0 +1,57 @@
+"""What a solver is: prepared problem in, potentials and their marginals out."""
+
+import abc
+
+import equinox as eqx
+import jax.numpy as jnp
+from jaxtyping import Array, Float, Int
+
+from .._problem import EntropicProblem
+from .._results import RESULTS
+
+
+class Outcome(eqx.Module):
+    """What a solver found. The marginals are those of the plan of `f` and `g`, made afresh."""
+
+    f: Float[Array, " n"]
+    g: Float[Array, " m"]
+    marginals: tuple[Float[Array, " n"], Float[Array, " m"]]
+    num_steps: Int[Array, ""]
+    result: RESULTS
+
+
+class AbstractSolver(eqx.Module):
+    """A method for the dual of an entropic problem."""
+
+    @abc.abstractmethod
+    def run(
+        self,
+        problem: EntropicProblem,
+        init: tuple[Float[Array, " n"], Float[Array, " m"]] | None,
+        max_steps: Int[Array, ""] | None,
+    ) -> Outcome:
+        """Solves a prepared problem, of valid numbers, from `init` or from scratch."""
+
+    @abc.abstractmethod
+    def symmetric(self) -> "AbstractSolver":
+        """The solver to use for the problem of a measure with itself, at the same accuracy."""
+
+
+def tolerance_or_default(
+    tolerance: Float[Array, ""] | None, floor: Float[Array, ""]
+) -> Float[Array, ""]:
+    """The tolerance in the dtype of `floor`, the error that rounding causes.
+
+    `None` is 1e-4 in float32, 1e-9 in float64, or a few times the floor if that is more.
+    """
+    if tolerance is None:
+        return jnp.maximum(1e-4 if floor.dtype == jnp.float32 else 1e-9, 4 * floor)
+    return tolerance.astype(floor.dtype)
+
+
+def rounding_floor(
+    problem: EntropicProblem, f: Float[Array, " n"], g: Float[Array, " m"]
+) -> Float[Array, ""]:
+    """The marginal error that rounding of the potentials alone causes."""
+    size = jnp.max(jnp.abs(f)) + jnp.max(jnp.abs(g))
+    return jnp.finfo(f.dtype).eps * size / problem.epsilon
