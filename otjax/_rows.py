@@ -33,17 +33,33 @@ def map_rows(reduce: Callable[[PyTree[Array]], Out], rows: PyTree[Array], block:
     num_rows = jax.tree.leaves(rows)[0].shape[0]
     if block >= num_rows:
         return reduce(rows)
-    num_blocks = -(-num_rows // block)
-    extra = num_blocks * block - num_rows
+    whole = num_rows // block * block
+    results = lax.map(_recomputed(reduce), _split(rows, whole, block))
+    results = jax.tree.map(lambda leaf: leaf.reshape(whole, *leaf.shape[2:]), results)
+    if whole == num_rows:
+        return results
+    rest = _recomputed(reduce)(jax.tree.map(lambda leaf: leaf[whole:], rows))
+    return jax.tree.map(lambda *leaves: jnp.concatenate(leaves), results, rest)
 
-    def split(leaf: Array) -> Array:
-        # Repeating the last row keeps the numbers of the padding as tame as the others.
-        padding = ((0, extra),) + ((0, 0),) * (leaf.ndim - 1)
-        padded = jnp.pad(leaf, padding, mode="edge") if extra else leaf
-        return padded.reshape(num_blocks, block, *leaf.shape[1:])
 
-    def join(leaf: Array) -> Array:
-        return leaf.reshape(num_blocks * block, *leaf.shape[2:])[:num_rows]
+def fold_rows(
+    reduce: Callable[[PyTree[Array]], Out], rows: PyTree[Array], block: int
+) -> Out:
+    """The results of `reduce` on `block` rows at a time, stacked along a new first axis."""
+    num_rows = jax.tree.leaves(rows)[0].shape[0]
+    whole = num_rows // block * block
+    results = lax.map(_recomputed(reduce), _split(rows, whole, block))
+    if whole == num_rows:
+        return results
+    rest = _recomputed(reduce)(jax.tree.map(lambda leaf: leaf[whole:], rows))
+    return jax.tree.map(lambda leaf, last: jnp.concatenate([leaf, last[None]]), results, rest)
 
-    body = jax.checkpoint(reduce, prevent_cse=False)
-    return jax.tree.map(join, lax.map(body, jax.tree.map(split, rows)))
+
+def _recomputed(reduce: Callable[[PyTree[Array]], Out]) -> Callable[[PyTree[Array]], Out]:
+    return jax.checkpoint(reduce, prevent_cse=False)
+
+
+def _split(rows: PyTree[Array], whole: int, block: int) -> PyTree[Array]:
+    return jax.tree.map(
+        lambda leaf: leaf[:whole].reshape(whole // block, block, *leaf.shape[1:]), rows
+    )

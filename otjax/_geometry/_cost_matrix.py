@@ -8,7 +8,8 @@ import lineax as lx
 from jaxtyping import Array, ArrayLike, Bool, Float
 
 from .._arrays import float_array
-from .._rows import block_rows, map_rows
+from .._operators import register
+from .._rows import block_rows, fold_rows, map_rows
 from ._base import AbstractGeometry
 
 
@@ -49,8 +50,8 @@ class CostMatrix(AbstractGeometry):
         return self.matrix.dtype
 
     @property
-    def T(self) -> "CostMatrix":
-        return CostMatrix(self.matrix.T)
+    def T(self) -> "TransposedCostMatrix":
+        return TransposedCostMatrix(self)
 
     def softmin(
         self, h: Float[Array, " m"], epsilon: Float[Array, ""]
@@ -61,9 +62,9 @@ class CostMatrix(AbstractGeometry):
 
     def plan(
         self, f: Float[Array, " n"], g: Float[Array, " m"], epsilon: Float[Array, ""]
-    ) -> lx.MatrixLinearOperator:
+    ) -> "DensePlan":
         scores = (f[:, None] + g[None, :] - self.matrix) / epsilon
-        return lx.MatrixLinearOperator(jnp.exp(scores))
+        return DensePlan(jnp.exp(scores), transposed=False)
 
     def mean_cost(self, a: Float[Array, " n"], b: Float[Array, " m"]) -> Float[Array, ""]:
         a, b = a / jnp.sum(a), b / jnp.sum(b)
@@ -79,3 +80,71 @@ class CostMatrix(AbstractGeometry):
         cost = without_infinities(jnp.where(alive, self.matrix, least))
         finite = jnp.all(jnp.isfinite(cost))
         return CostMatrix(jnp.where(finite, cost, 0)), finite
+
+
+class TransposedCostMatrix(AbstractGeometry):
+    """A cost matrix seen from its columns, without a transposed copy in memory."""
+
+    original: CostMatrix
+
+    @property
+    def shape(self) -> tuple[int, int]:
+        return self.original.shape[::-1]
+
+    @property
+    def dtype(self) -> jnp.dtype:
+        return self.original.dtype
+
+    @property
+    def T(self) -> CostMatrix:
+        return self.original
+
+    def softmin(
+        self, h: Float[Array, " n"], epsilon: Float[Array, ""]
+    ) -> Float[Array, " m"]:
+        # A log-sum-exp over each block of rows, then one over the blocks.
+        cost = self.original.matrix
+        blocks = fold_rows(
+            lambda rows: -softmin_rows(rows[0].T, rows[1], epsilon) / epsilon,
+            (cost, h),
+            block_rows(*cost.shape),
+        )
+        return -epsilon * jax.nn.logsumexp(blocks, axis=0)
+
+    def plan(
+        self, f: Float[Array, " m"], g: Float[Array, " n"], epsilon: Float[Array, ""]
+    ) -> "DensePlan":
+        return self.original.plan(g, f, epsilon).transpose()
+
+    def mean_cost(self, a: Float[Array, " m"], b: Float[Array, " n"]) -> Float[Array, ""]:
+        return self.original.mean_cost(b, a)
+
+    def prepare(
+        self, a: Float[Array, " m"], b: Float[Array, " n"]
+    ) -> tuple["TransposedCostMatrix", Bool[Array, ""]]:
+        prepared, finite = self.original.prepare(b, a)
+        return TransposedCostMatrix(prepared), finite
+
+
+@register
+class DensePlan(lx.AbstractLinearOperator):
+    """A plan held as a matrix, applied from either side without a transposed copy."""
+
+    matrix: Float[Array, "rows columns"]
+    transposed: bool = eqx.field(static=True)
+
+    def mv(self, vector: Float[Array, " columns"]) -> Float[Array, " rows"]:
+        pair = (vector, self.matrix) if self.transposed else (self.matrix, vector)
+        return jnp.matmul(*pair, precision=lax.Precision.HIGHEST)
+
+    def as_matrix(self) -> Float[Array, "rows columns"]:
+        return self.matrix.T if self.transposed else self.matrix
+
+    def transpose(self) -> "DensePlan":
+        return DensePlan(self.matrix, not self.transposed)
+
+    def in_structure(self) -> jax.ShapeDtypeStruct:
+        return jax.ShapeDtypeStruct((self.matrix.shape[not self.transposed],), self.matrix.dtype)
+
+    def out_structure(self) -> jax.ShapeDtypeStruct:
+        return jax.ShapeDtypeStruct((self.matrix.shape[self.transposed],), self.matrix.dtype)
