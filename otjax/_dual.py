@@ -46,7 +46,13 @@ def marginal_error(
     target_a = problem.marginals[0].target(f, problem.a)
     target_b = problem.marginals[1].target(g, problem.b)
     error = jnp.sum(jnp.abs(marginals[0] - target_a)) + jnp.sum(jnp.abs(marginals[1] - target_b))
-    return error / (0.5 * (jnp.sum(target_a) + jnp.sum(target_b)))
+    return error / total_mass(problem, 0.5 * (jnp.sum(target_a) + jnp.sum(target_b)))
+
+
+def total_mass(problem: EntropicProblem, target_mass: Float[Array, ""]) -> Float[Array, ""]:
+    """What errors are relative to: the mass asked for, or the least that is worth moving."""
+    given = 0.5 * (jnp.sum(problem.a) + jnp.sum(problem.b))
+    return jnp.maximum(target_mass, jnp.finfo(given.dtype).eps * given)
 
 
 def centre(

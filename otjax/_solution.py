@@ -67,15 +67,15 @@ class Solution(eqx.Module):
         prepared, _ = self.problem.prepare()
         f, g = self.potentials
 
-        # <P, C - f - g> is a derivative of the plan's mass, in 1 / epsilon.
-        def mass(inverse_epsilon: Float[Array, ""]) -> Float[Array, ""]:
-            plan = transport_plan(prepared.at(1 / inverse_epsilon), f, g)
+        # As log P is affine in 1 / epsilon, <P, f + g - C> is a derivative of the plan's mass.
+        def mass(log_ratio: Float[Array, ""]) -> Float[Array, ""]:
+            plan = transport_plan(prepared.at(prepared.epsilon * jnp.exp(-log_ratio)), f, g)
             return jnp.sum(plan.mv(jnp.ones_like(g)))
 
-        inverse = 1 / prepared.epsilon
-        _, minus_reduced_cost = jax.jvp(mass, (inverse,), (jnp.ones_like(inverse),))
+        zero = jnp.zeros_like(prepared.epsilon)
+        _, reduced = jax.jvp(mass, (zero,), (jnp.ones_like(zero),))
         row, column = self.marginals
-        return jnp.sum(row * f) + jnp.sum(column * g) - minus_reduced_cost
+        return jnp.sum(row * f) + jnp.sum(column * g) - prepared.epsilon * reduced
 
     @property
     def T(self) -> "Solution":

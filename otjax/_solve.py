@@ -11,7 +11,7 @@ from ._dual import centre, marginal_error
 from ._problem import EntropicProblem
 from ._results import RESULTS
 from ._solution import Solution, Stats
-from ._solver import AbstractSolver, Sinkhorn
+from ._solver import AbstractSolver, rounding_floor, Sinkhorn
 
 
 Potentials = tuple[Float[Array, " n"], Float[Array, " m"]]
@@ -62,13 +62,13 @@ def solve(
         if isinstance(max_steps, int) and max_steps < 0:
             raise ValueError(f"`max_steps` must not be negative, got {max_steps}.")
         max_steps = jnp.asarray(max_steps)
-    potentials, value, result, stats = _solve(
+    epsilon, potentials, value, result, stats = _solve(
         problem, solver, _checked_init(init, problem), adjoint, max_steps
     )
     if throw:
         failed = result != RESULTS.successful
         potentials, value, stats = result.error_if((potentials, value, stats), failed)
-    return Solution(problem, potentials, value, result, stats)
+    return Solution(problem.at(epsilon), potentials, value, result, stats)
 
 
 @eqx.filter_jit
@@ -78,16 +78,25 @@ def _solve(
     init: Potentials | None,
     adjoint: AbstractAdjoint,
     max_steps: Int[Array, ""] | None,
-) -> tuple[Potentials, Float[Array, ""], RESULTS, Stats]:
+) -> tuple[Float[Array, ""], Potentials, Float[Array, ""], RESULTS, Stats]:
     prepared, validity = problem.prepare()
     # Nothing is differentiated through the iterations of a solver.
     constant = lax.stop_gradient(prepared)
     outcome = solver.run(constant, lax.stop_gradient(init), max_steps)
     error = marginal_error(constant, outcome.f, outcome.g, outcome.marginals)
+    # An epsilon so small that rounding of the potentials makes the plan overflow is raised until
+    # it does not: the result says that the solve failed, and every number stays finite.
+    resolved = jnp.isfinite(error)
+    floor = rounding_floor(constant, outcome.f, outcome.g)
+    prepared = prepared.at(jnp.where(resolved, 1, 16 * floor) * prepared.epsilon)
     f, g = adjoint.attach(prepared, outcome.f, outcome.g)
-    value = envelope(prepared, f, g, jnp.sum(outcome.marginals[0]))
+    plan_mass = jnp.where(resolved, jnp.sum(outcome.marginals[0]), jnp.sum(prepared.a))
+    value = envelope(prepared, f, g, plan_mass)
     result = RESULTS.where(validity == RESULTS.successful, outcome.result, validity)
-    return centre(prepared, f, g), value, result, Stats(outcome.num_steps, error)
+    f, g = centre(prepared, f, g)
+    epsilon = jnp.where(resolved, problem.epsilon, prepared.epsilon)
+    stats = Stats(outcome.num_steps, jnp.where(resolved, error, 2))
+    return epsilon, (f, g), value, result, stats
 
 
 def _checked_init(

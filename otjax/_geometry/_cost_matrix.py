@@ -23,8 +23,7 @@ def softmin_rows(
 def without_infinities(cost: Float[Array, "..."]) -> Float[Array, "..."]:
     """A forbidden pair costs infinity: a cost so large that nothing moves, yet whose products
     with other numbers of the problem, and so all derivatives, stay finite."""
-    forbidden = jnp.sqrt(jnp.finfo(cost.dtype).max)
-    return jnp.where(cost > forbidden, forbidden, cost)
+    return jnp.where(cost == jnp.inf, jnp.sqrt(jnp.finfo(cost.dtype).max), cost)
 
 
 class CostMatrix(AbstractGeometry):

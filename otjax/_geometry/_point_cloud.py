@@ -40,7 +40,7 @@ class PointCloud(AbstractGeometry):
         y: ArrayLike,
         *,
         cost: GroundCost = SqEuclidean(),
-        budget: float = DEFAULT_BUDGET,
+        budget: int | float = DEFAULT_BUDGET,
     ):
         """**Arguments:**
 
@@ -56,7 +56,7 @@ class PointCloud(AbstractGeometry):
         self.x = float_array(x, "x", "n d")
         self.y = float_array(y, "y", "m d")
         self.cost = cost
-        self.budget = budget
+        self.budget = float(budget)
         if self.x.shape[1] != self.y.shape[1]:
             raise ValueError(
                 "`x` and `y` must be points of the same space, got dimensions "
@@ -114,7 +114,7 @@ class PointCloud(AbstractGeometry):
         self, a: Float[Array, " n"], b: Float[Array, " m"]
     ) -> tuple[AbstractGeometry, Bool[Array, ""]]:
         x, y = _on_the_living(self.x, a), _on_the_living(self.y, b)
-        finite = jnp.all(jnp.isfinite(x)) & jnp.all(jnp.isfinite(y))
+        finite = _squares_are_finite(x) & _squares_are_finite(y)
         x, y = jnp.where(finite, x, 0), jnp.where(finite, y, 0)
         cloud = PointCloud(x, y, cost=self.cost, budget=self.budget)
         if math.prod(self.shape) * self.dtype.itemsize <= self.budget:
@@ -152,6 +152,12 @@ def _on_the_living(
     """Puts each point of mass zero on the point of largest mass, wherever it was."""
     heaviest = lax.stop_gradient(points[jnp.argmax(masses)])
     return jnp.where((masses > 0)[:, None], points, heaviest[None, :])
+
+
+def _squares_are_finite(points: Float[Array, "n d"]) -> Bool[Array, ""]:
+    """Whether points are finite, and so near that squared distances do not overflow."""
+    limit = jnp.sqrt(jnp.finfo(points.dtype).max / (8 * points.shape[1]))
+    return jnp.all(jnp.abs(points) < limit)
 
 
 class _ZeroUnless(eqx.Module):

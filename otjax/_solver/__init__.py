@@ -9,5 +9,9 @@ from ._annealing import (
     GeometricAnnealing as GeometricAnnealing,
     NoAnnealing as NoAnnealing,
 )
-from ._base import AbstractSolver as AbstractSolver, Outcome as Outcome
+from ._base import (
+    AbstractSolver as AbstractSolver,
+    Outcome as Outcome,
+    rounding_floor as rounding_floor,
+)
 from ._sinkhorn import Sinkhorn as Sinkhorn, SymmetricSinkhorn as SymmetricSinkhorn

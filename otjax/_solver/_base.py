@@ -42,10 +42,12 @@ def tolerance_or_default(
 ) -> Float[Array, ""]:
     """The tolerance in the dtype of `floor`, the error that rounding causes.
 
-    `None` is 1e-4 in float32, 1e-9 in float64, or a few times the floor if that is more.
+    `None` is 1e-4 in float32, 1e-9 in float64, or a few times the floor if that is more; but
+    never so much that the plan would mean little.
     """
     if tolerance is None:
-        return jnp.maximum(1e-4 if floor.dtype == jnp.float32 else 1e-9, 4 * floor)
+        least = 1e-4 if floor.dtype == jnp.float32 else 1e-9
+        return jnp.clip(4 * floor, least, 1e-2)
     return tolerance.astype(floor.dtype)
 
 

@@ -9,7 +9,7 @@ import jax.numpy as jnp
 from jaxtyping import Array, ArrayLike, Bool, Float, Int, PyTree
 
 from .._arrays import positive_number
-from .._dual import centre, marginal_error, transport_plan
+from .._dual import centre, marginal_error, total_mass, transport_plan
 from .._operators import TransportPlan
 from .._problem import EntropicProblem
 from .._results import RESULTS
@@ -63,8 +63,8 @@ def _alternate(
     softmin = absorbed.softmin_transpose(f)
     # The row marginal of (f, g) is exact; the column marginal is b exp((g - softmin) / epsilon).
     target = side_b.target(g, problem.b)
-    excess = problem.b * jnp.expm1((g - softmin) / problem.epsilon) - (target - problem.b)
-    error = jnp.sum(jnp.abs(excess)) / jnp.sum(target)
+    excess = problem.b * jnp.exp((g - softmin) / problem.epsilon) - target
+    error = jnp.sum(jnp.abs(excess)) / total_mass(problem, jnp.sum(target))
     return f, side_b.damping(problem.epsilon) * softmin, error
 
 
@@ -76,8 +76,8 @@ def _average(
     side, _ = problem.marginals
     softmin = absorbed.softmin(g)
     target = side.target(g, problem.a)
-    excess = problem.a * jnp.expm1((g - softmin) / problem.epsilon) - (target - problem.a)
-    error = 2 * jnp.sum(jnp.abs(excess)) / jnp.sum(target)
+    excess = problem.a * jnp.exp((g - softmin) / problem.epsilon) - target
+    error = 2 * jnp.sum(jnp.abs(excess)) / total_mass(problem, jnp.sum(target))
     return g, 0.5 * (g + side.damping(problem.epsilon) * softmin), error
 
 
@@ -106,6 +106,7 @@ class _Inner(eqx.Module):
     since_progress: Int[Array, ""]
     num_steps: Int[Array, ""]
     drifted: Bool[Array, ""]
+    failed: Bool[Array, ""]  # whether no step gave a finite error
 
 
 class _FixedPoint(eqx.Module):
@@ -175,7 +176,7 @@ class _FixedPoint(eqx.Module):
         floor = rounding_floor(current, f, g)
         tolerance = tolerance_or_default(self.tolerance, floor)
         converged = at_end & (error <= tolerance) & (num_steps > 0)
-        stalled = at_end & state.stalled
+        stalled = at_end & (state.stalled | (floor > 1)) & (num_steps > 0)
         exhausted = at_end & (num_steps >= limit)
         result = RESULTS.where(stalled, RESULTS.stagnated, RESULTS.max_steps_reached)
         result = RESULTS.where(finite, result, RESULTS.nonfinite)
@@ -185,15 +186,16 @@ class _FixedPoint(eqx.Module):
         # The last step belongs to the problem's own epsilon.
         stage_limit = jnp.where(at_end, limit, limit - 1)
         stage_tolerance = self.annealing.tolerance(state.epsilon, problem.epsilon, tolerance)
+        solved = ~at_end & (error <= stage_tolerance)
         inner = self._iterate(
             absorbed,
             num_steps=num_steps,
-            limit=jnp.where(done | ~in_range, num_steps, stage_limit),
+            limit=jnp.where(done | solved | ~in_range, num_steps, stage_limit),
             tolerance=stage_tolerance,
             floor=floor,
         )
-        reached = inner.best_error <= stage_tolerance
-        out_of_steps = inner.num_steps >= limit - 1
+        reached = solved | (inner.best_error <= stage_tolerance)
+        out_of_steps = (inner.num_steps >= limit - 1) | (floor > 1)
         next_epsilon = self.annealing.next(state.epsilon, problem.epsilon)
         next_epsilon = jnp.where(reached, next_epsilon, state.epsilon)
         return _Outer(
@@ -201,7 +203,7 @@ class _FixedPoint(eqx.Module):
             g=inner.best_g,
             epsilon=jnp.where(out_of_steps, problem.epsilon, next_epsilon),
             marginals=marginals,
-            log_domain=(~in_range | ~jnp.isfinite(inner.best_error) | (out_of_steps & ~at_end))
+            log_domain=(~in_range | inner.failed | (out_of_steps & ~at_end))
             & (inner.num_steps < limit),
             stalled=inner.since_progress >= _PATIENCE,
             num_steps=inner.num_steps,
@@ -249,6 +251,7 @@ class _FixedPoint(eqx.Module):
                 best_error=jnp.where(better, error, state.best_error),
                 since_progress=jnp.where(progress, 0, state.since_progress + 1),
                 num_steps=state.num_steps + 1,
+                failed=~(jnp.minimum(error, state.best_error) < jnp.inf),
                 drifted=~(absorbed.drift(f, g) < _DRIFT[g.dtype]) | ~jnp.isfinite(error),
             )
 
@@ -261,6 +264,7 @@ class _FixedPoint(eqx.Module):
             since_progress=jnp.array(0),
             num_steps=num_steps,
             drifted=jnp.array(False),
+            failed=jnp.array(False),
         )
         return lax.while_loop(unfinished, step, start)
 
