@@ -11,7 +11,6 @@ $$f = \lambda_a \, \mathrm{softmin}_\epsilon(g + \epsilon \log b), \qquad
 import abc
 
 import equinox as eqx
-import jax
 import jax.lax as lax
 import jax.numpy as jnp
 from jaxtyping import Array, ArrayLike, Float
@@ -19,7 +18,7 @@ from jaxtyping import Array, ArrayLike, Float
 from ._arrays import positive_number
 from ._dual import dual_value, transport_plan
 from ._problem import EntropicProblem
-from ._schur import Schur, conjugate_gradients
+from ._schur import conjugate_gradients, Schur
 
 
 class AbstractAdjoint(eqx.Module):
@@ -52,7 +51,9 @@ class ImplicitAdjoint(AbstractAdjoint):
     takes the memory of the forward pass, whatever the number of steps was.
     """
 
-    tolerance: Float[Array, ""] | None = eqx.field(converter=lambda t: positive_number(t, "tolerance"))
+    tolerance: Float[Array, ""] | None = eqx.field(
+        converter=lambda t: positive_number(t, "tolerance")
+    )
     max_steps: int = eqx.field(static=True)
 
     def __init__(self, *, tolerance: ArrayLike | None = None, max_steps: int = 2000):

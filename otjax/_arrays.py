@@ -28,8 +28,7 @@ def float_array(value: ArrayLike, name: str, axes: str) -> Float[Array, "..."]:
         ) from error
     if not jnp.issubdtype(array.dtype, jnp.floating):
         raise ValueError(
-            f"`{name}` must be of a floating dtype, got {array.dtype}; "
-            f"pass `{name}.astype(float)`."
+            f"`{name}` must be of a floating dtype, got {array.dtype}; pass `{name}.astype(float)`."
         )
     ndim = len(axes.split())
     if array.ndim != ndim:
@@ -52,8 +51,7 @@ def float_scalar(value: ArrayLike, name: str, dtype: jnp.dtype) -> Float[Array, 
     except (TypeError, ValueError) as error:
         raise ValueError(f"`{name}` must be a real number, got {value!r}.") from error
     if array.ndim != 0 or not (
-        jnp.issubdtype(array.dtype, jnp.floating)
-        or jnp.issubdtype(array.dtype, jnp.integer)
+        jnp.issubdtype(array.dtype, jnp.floating) or jnp.issubdtype(array.dtype, jnp.integer)
     ):
         raise ValueError(
             f"`{name}` must be one real number, got dtype {array.dtype} and shape "

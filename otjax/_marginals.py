@@ -7,7 +7,6 @@ arXiv:1910.12958, section 2), whose gradient is the marginal that the potential 
 import abc
 
 import equinox as eqx
-import jax
 import jax.numpy as jnp
 from jaxtyping import Array, ArrayLike, Bool, Float
 

@@ -115,9 +115,7 @@ class EntropicProblem(eqx.Module):
         return EntropicProblem(geometry, a, b, epsilon=epsilon, marginals=sides), result
 
 
-def _masses(
-    masses: ArrayLike | None, name: str, size: int, dtype: jnp.dtype
-) -> Float[Array, " n"]:
+def _masses(masses: ArrayLike | None, name: str, size: int, dtype: jnp.dtype) -> Float[Array, " n"]:
     if masses is None:
         return jnp.full((size,), 1 / size, dtype)
     array = float_array(masses, name, "points").astype(dtype)

@@ -42,9 +42,7 @@ def map_rows(reduce: Callable[[PyTree[Array]], Out], rows: PyTree[Array], block:
     return jax.tree.map(lambda *leaves: jnp.concatenate(leaves), results, rest)
 
 
-def fold_rows(
-    reduce: Callable[[PyTree[Array]], Out], rows: PyTree[Array], block: int
-) -> Out:
+def fold_rows(reduce: Callable[[PyTree[Array]], Out], rows: PyTree[Array], block: int) -> Out:
     """The results of `reduce` on `block` rows at a time, stacked along a new first axis."""
     num_rows = jax.tree.leaves(rows)[0].shape[0]
     whole = num_rows // block * block

@@ -5,7 +5,7 @@ import jax.lax as lax
 import jax.numpy as jnp
 from jaxtyping import Array, ArrayLike, Float, Int
 
-from ._adjoint import AbstractAdjoint, ImplicitAdjoint, envelope
+from ._adjoint import AbstractAdjoint, envelope, ImplicitAdjoint
 from ._arrays import float_array
 from ._dual import centre, marginal_error
 from ._problem import EntropicProblem

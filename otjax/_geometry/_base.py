@@ -22,9 +22,7 @@ class AbstractGeometry(eqx.Module):
     dtype: eqx.AbstractVar[jnp.dtype]
 
     @abc.abstractmethod
-    def softmin(
-        self, h: Float[Array, " m"], epsilon: Float[Array, ""]
-    ) -> Float[Array, " n"]:
+    def softmin(self, h: Float[Array, " m"], epsilon: Float[Array, ""]) -> Float[Array, " n"]:
         r"""For each row $i$, $-\epsilon \log \sum_j \exp((h_j - C_{ij}) / \epsilon)$."""
 
     @abc.abstractmethod

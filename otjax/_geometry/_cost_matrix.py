@@ -52,9 +52,7 @@ class CostMatrix(AbstractGeometry):
     def T(self) -> "TransposedCostMatrix":
         return TransposedCostMatrix(self)
 
-    def softmin(
-        self, h: Float[Array, " m"], epsilon: Float[Array, ""]
-    ) -> Float[Array, " n"]:
+    def softmin(self, h: Float[Array, " m"], epsilon: Float[Array, ""]) -> Float[Array, " n"]:
         return map_rows(
             lambda cost: softmin_rows(cost, h, epsilon), self.matrix, block_rows(*self.shape)
         )
@@ -98,9 +96,7 @@ class TransposedCostMatrix(AbstractGeometry):
     def T(self) -> CostMatrix:
         return self.original
 
-    def softmin(
-        self, h: Float[Array, " n"], epsilon: Float[Array, ""]
-    ) -> Float[Array, " m"]:
+    def softmin(self, h: Float[Array, " n"], epsilon: Float[Array, ""]) -> Float[Array, " m"]:
         # A log-sum-exp over each block of rows, then one over the blocks.
         cost = self.original.matrix
         blocks = fold_rows(

@@ -10,7 +10,7 @@ import lineax as lx
 from jaxtyping import Array, ArrayLike, Bool, Float
 
 from .._arrays import float_array
-from .._ground_cost import AbstractGroundCost, GroundCost, SqEuclidean, flip, pairwise
+from .._ground_cost import AbstractGroundCost, flip, GroundCost, pairwise, SqEuclidean
 from .._operators import register
 from .._rows import block_rows, map_rows
 from ._base import AbstractGeometry
@@ -91,9 +91,7 @@ class PointCloud(AbstractGeometry):
     def T(self) -> "PointCloud":
         return PointCloud(self.y, self.x, cost=flip(self.cost), budget=self.budget)
 
-    def softmin(
-        self, h: Float[Array, " m"], epsilon: Float[Array, ""]
-    ) -> Float[Array, " n"]:
+    def softmin(self, h: Float[Array, " m"], epsilon: Float[Array, ""]) -> Float[Array, " n"]:
         return self._map_rows(lambda x: softmin_rows(self._costs(x), h, epsilon), self.x)
 
     def plan(
@@ -146,9 +144,7 @@ class PointCloud(AbstractGeometry):
         return None if budget < 1 or math.isinf(budget) else int(budget)
 
 
-def _on_the_living(
-    points: Float[Array, "n d"], masses: Float[Array, " n"]
-) -> Float[Array, "n d"]:
+def _on_the_living(points: Float[Array, "n d"], masses: Float[Array, " n"]) -> Float[Array, "n d"]:
     """Puts each point of mass zero on the point of largest mass, wherever it was."""
     heaviest = lax.stop_gradient(points[jnp.argmax(masses)])
     return jnp.where((masses > 0)[:, None], points, heaviest[None, :])
@@ -182,9 +178,7 @@ class StreamedPlan(lx.AbstractLinearOperator):
 
     def mv(self, vector: Float[Array, " m"]) -> Float[Array, " n"]:
         def rows(points_and_f: tuple[Array, Array]) -> Array:
-            return jnp.matmul(
-                self._entries(*points_and_f), vector, precision=lax.Precision.HIGHEST
-            )
+            return jnp.matmul(self._entries(*points_and_f), vector, precision=lax.Precision.HIGHEST)
 
         return self.cloud._map_rows(rows, (self.cloud.x, self.f))
 
@@ -200,8 +194,6 @@ class StreamedPlan(lx.AbstractLinearOperator):
     def out_structure(self) -> jax.ShapeDtypeStruct:
         return jax.ShapeDtypeStruct(self.f.shape, self.f.dtype)
 
-    def _entries(
-        self, x: Float[Array, "k d"], f: Float[Array, " k"]
-    ) -> Float[Array, "k m"]:
+    def _entries(self, x: Float[Array, "k d"], f: Float[Array, " k"]) -> Float[Array, "k m"]:
         scores = (f[:, None] + self.g[None, :] - self.cloud._costs(x)) / self.epsilon
         return jnp.exp(scores)

@@ -13,15 +13,11 @@ class AbstractAnnealing(eqx.Module):
     """A decreasing sequence of epsilons that ends at the problem's own."""
 
     @abc.abstractmethod
-    def first(
-        self, epsilon: Float[Array, ""], mean_cost: Float[Array, ""]
-    ) -> Float[Array, ""]:
+    def first(self, epsilon: Float[Array, ""], mean_cost: Float[Array, ""]) -> Float[Array, ""]:
         """The epsilon to start from."""
 
     @abc.abstractmethod
-    def next(
-        self, current: Float[Array, ""], epsilon: Float[Array, ""]
-    ) -> Float[Array, ""]:
+    def next(self, current: Float[Array, ""], epsilon: Float[Array, ""]) -> Float[Array, ""]:
         """The epsilon after `current`."""
 
     @abc.abstractmethod
