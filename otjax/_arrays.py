@@ -1,9 +1,15 @@
-"""What counts as an array argument: one place that turns input into arrays or says why it cannot."""
+"""What counts as an array argument: input is turned into arrays here, or told why it cannot."""
 
+from typing import TypeVar
+
+import equinox as eqx
 import jax
+import jax.lax as lax
 import jax.numpy as jnp
 from jaxtyping import Array, ArrayLike, Float
 
+
+Tree = TypeVar("Tree")
 
 _ACCEPTED = (jnp.dtype("float32"), jnp.dtype("float64"))
 
@@ -73,3 +79,9 @@ def positive_number(value: ArrayLike | None, name: str) -> Float[Array, ""] | No
     if not isinstance(number, jax.core.Tracer) and not number > 0:
         raise ValueError(f"`{name}` must be positive, got {value!r}.")
     return number
+
+
+def constant(tree: Tree) -> Tree:
+    """The same tree, whose arrays carry no derivative."""
+    arrays, rest = eqx.partition(tree, eqx.is_array)
+    return eqx.combine(lax.stop_gradient(arrays), rest)

@@ -5,7 +5,7 @@ import jax.lax as lax
 import jax.numpy as jnp
 from jaxtyping import Array, ArrayLike, Float
 
-from ._arrays import float_array, float_scalar
+from ._arrays import constant, float_array, float_scalar
 from ._geometry import AbstractGeometry
 from ._marginals import AbstractMarginal, Balanced
 from ._results import RESULTS
@@ -139,7 +139,7 @@ def _default_epsilon(
 ) -> Float[Array, ""]:
     a, _ = _valid_masses(a)
     b, _ = _valid_masses(b)
-    prepared, _ = lax.stop_gradient(geometry).prepare(a, b)
+    prepared, _ = constant(geometry).prepare(a, b)
     mean = prepared.mean_cost(a, b)
     # Where all costs are 0 any epsilon gives the same plan.
     return lax.stop_gradient(jnp.where(mean == 0, 1, 0.05 * mean))

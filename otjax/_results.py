@@ -20,8 +20,8 @@ class RESULTS(eqx.Enumeration):
         "Raise `epsilon`, or use float64."
     )
     nonfinite_input = (
-        "The points or costs contain NaN or infinity, or overflow (an entry of +inf in a cost matrix "
-        "is allowed: it forbids a pair). Clean or rescale the input of the geometry."
+        "The points or costs contain NaN or infinity, or overflow. Clean or rescale the input of "
+        "the geometry. (An entry of +inf in a cost matrix is allowed: it forbids a pair.)"
     )
     invalid_mass = (
         "The masses `a` and `b` must be finite, not negative, and not all zero. Normalise them, "

@@ -1,20 +1,16 @@
 """The door: a problem and a solver in, a solution out."""
 
 import equinox as eqx
-import jax.lax as lax
 import jax.numpy as jnp
 from jaxtyping import Array, ArrayLike, Float, Int
 
 from ._adjoint import AbstractAdjoint, envelope, ImplicitAdjoint
-from ._arrays import float_array
+from ._arrays import constant, float_array
 from ._dual import centre, marginal_error
 from ._problem import EntropicProblem
 from ._results import RESULTS
 from ._solution import Solution, Stats
-from ._solver import AbstractSolver, rounding_floor, Sinkhorn
-
-
-Potentials = tuple[Float[Array, " n"], Float[Array, " m"]]
+from ._solver import AbstractSolver, Potentials, rounding_floor, Sinkhorn
 
 
 def solve(
@@ -81,13 +77,13 @@ def _solve(
 ) -> tuple[Float[Array, ""], Potentials, Float[Array, ""], RESULTS, Stats]:
     prepared, validity = problem.prepare()
     # Nothing is differentiated through the iterations of a solver.
-    constant = lax.stop_gradient(prepared)
-    outcome = solver.run(constant, lax.stop_gradient(init), max_steps)
-    error = marginal_error(constant, outcome.f, outcome.g, outcome.marginals)
+    fixed = constant(prepared)
+    outcome = solver.run(fixed, constant(init), max_steps)
+    error = marginal_error(fixed, outcome.f, outcome.g, outcome.marginals)
     # An epsilon so small that rounding of the potentials makes the plan overflow is raised until
     # it does not: the result says that the solve failed, and every number stays finite.
     resolved = jnp.isfinite(error)
-    floor = rounding_floor(constant, outcome.f, outcome.g)
+    floor = rounding_floor(fixed, outcome.f, outcome.g)
     prepared = prepared.at(jnp.where(resolved, 1, 16 * floor) * prepared.epsilon)
     f, g = adjoint.attach(prepared, outcome.f, outcome.g)
     plan_mass = jnp.where(resolved, jnp.sum(outcome.marginals[0]), jnp.sum(prepared.a))
@@ -113,6 +109,6 @@ def _checked_init(
     shapes = tuple(potential.shape[0] for potential in potentials)
     if shapes != problem.geometry.shape:
         raise ValueError(
-            f"`init` must have shapes {problem.geometry.shape} for its two potentials, got {shapes}."
+            f"`init` must have one number for each point, {problem.geometry.shape}, got {shapes}."
         )
     return potentials

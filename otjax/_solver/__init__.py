@@ -12,6 +12,7 @@ from ._annealing import (
 from ._base import (
     AbstractSolver as AbstractSolver,
     Outcome as Outcome,
+    Potentials as Potentials,
     rounding_floor as rounding_floor,
 )
 from ._sinkhorn import Sinkhorn as Sinkhorn, SymmetricSinkhorn as SymmetricSinkhorn

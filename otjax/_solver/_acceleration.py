@@ -1,36 +1,29 @@
 """Accelerations of a fixed-point iteration $g = T(g)$: where to evaluate T next."""
 
 import abc
-from typing import Any
 
 import equinox as eqx
 import jax
+import jax.lax as lax
 import jax.numpy as jnp
-from jaxtyping import Array, ArrayLike, Float, Int
+from jaxtyping import Array, ArrayLike, Float, Int, PyTree
 
 from .._arrays import positive_number
+from ._absorbed import Absorbed, Point
 
 
 class AbstractAcceleration(eqx.Module):
-    """Chooses the next point from the images seen so far.
-
-    Each comes with its safeguard: the caller reports the error at each point, and after an error
-    that grew the history is forgotten and the best image so far is returned to.
-    """
+    """Chooses the next point from what the last ones told; each brings its own safeguard."""
 
     @abc.abstractmethod
-    def init(self, g: Float[Array, " m"]) -> Any:
-        """The empty history."""
+    def init(self, g: Float[Array, " m"]) -> PyTree:
+        """The empty history of an iteration that begins at `g`."""
 
     @abc.abstractmethod
     def update(
-        self,
-        history: Any,
-        g: Float[Array, " m"],
-        image: Float[Array, " m"],
-        weights: Float[Array, " m"],
-    ) -> tuple[Float[Array, " m"], Any]:
-        """The next point, given that T maps `g` to `image`; `weights` are the points' masses."""
+        self, history: PyTree, absorbed: Absorbed, point: Point
+    ) -> tuple[Float[Array, " m"], PyTree]:
+        """The next place to evaluate, given the problem and its evaluation at `point`."""
 
 
 class Plain(AbstractAcceleration):
@@ -39,8 +32,30 @@ class Plain(AbstractAcceleration):
     def init(self, g: Float[Array, " m"]) -> None:
         return None
 
-    def update(self, history: None, g, image, weights):
-        return image, None
+    def update(
+        self, history: None, absorbed: Absorbed, point: Point
+    ) -> tuple[Float[Array, " m"], None]:
+        return point.image, None
+
+
+class _Best(eqx.Module):
+    """The safeguard of extrapolations: after an error that doubled, on from the best image."""
+
+    image: Float[Array, " m"]
+    error: Float[Array, ""]
+
+    def updated(self, point: Point) -> "_Best":
+        better = point.error < self.error  # false for NaN
+        return _Best(
+            jnp.where(better, point.image, self.image), jnp.where(better, point.error, self.error)
+        )
+
+    def refuses(self, point: Point) -> Array:
+        return ~(point.error <= 2 * self.error)
+
+
+def _nothing_yet(g: Float[Array, " m"]) -> _Best:
+    return _Best(g, jnp.full((), jnp.inf, g.dtype))
 
 
 class Overrelaxation(AbstractAcceleration):
@@ -53,23 +68,30 @@ class Overrelaxation(AbstractAcceleration):
 
         - `omega`: the relaxation, between 0 and 2; 1 is the plain iteration.
         """
-        self.omega = positive_number(omega, "omega")
+        omega = positive_number(omega, "omega")
+        if not isinstance(omega, jax.core.Tracer) and not omega < 2:
+            raise ValueError(f"`omega` must be below 2, got {omega}.")
+        self.omega = omega
 
-    def init(self, g: Float[Array, " m"]) -> None:
-        return None
+    def init(self, g: Float[Array, " m"]) -> _Best:
+        return _nothing_yet(g)
 
-    def update(self, history: None, g, image, weights):
-        return g + self.omega.astype(g.dtype) * (image - g), None
+    def update(
+        self, history: _Best, absorbed: Absorbed, point: Point
+    ) -> tuple[Float[Array, " m"], _Best]:
+        relaxed = point.g + self.omega.astype(point.g.dtype) * (point.image - point.g)
+        return jnp.where(history.refuses(point), history.image, relaxed), history.updated(point)
 
 
-class _History(eqx.Module):
+class _Memory(eqx.Module):
     images: Float[Array, "memory m"]
     residuals: Float[Array, "memory m"]
     count: Int[Array, ""]
+    best: _Best
 
 
 class Anderson(AbstractAcceleration):
-    """Anderson's extrapolation from the last few images (Walker and Ni 2011), safeguarded."""
+    """Anderson's extrapolation from the last images (Walker and Ni 2011), safeguarded."""
 
     memory: int = eqx.field(static=True)
 
@@ -78,24 +100,41 @@ class Anderson(AbstractAcceleration):
 
         - `memory`: how many images to extrapolate from, at least 2.
         """
-        if memory < 2:
-            raise ValueError(f"`memory` must be at least 2, got {memory}.")
+        if not isinstance(memory, int) or memory < 2:
+            raise ValueError(f"`memory` must be an integer of at least 2, got {memory!r}.")
         self.memory = memory
 
-    def init(self, g: Float[Array, " m"]) -> _History:
+    def init(self, g: Float[Array, " m"]) -> _Memory:
         empty = jnp.zeros((self.memory, g.shape[0]), g.dtype)
-        return _History(empty, empty, jnp.array(0))
+        return _Memory(empty, empty, jnp.array(0), _nothing_yet(g))
 
-    def update(self, history: _History, g, image, weights):
+    def update(
+        self, history: _Memory, absorbed: Absorbed, point: Point
+    ) -> tuple[Float[Array, " m"], _Memory]:
+        # An extrapolation that failed is forgotten with all that led to it.
+        refused = history.best.refuses(point)
         slot = history.count % self.memory
-        images = history.images.at[slot].set(image)
-        residuals = history.residuals.at[slot].set((image - g) * jnp.sqrt(weights))
-        count = history.count + 1
-        # The combination of residuals, with coefficients of sum one, of the least norm.
+        weights = jnp.sqrt(absorbed.problem.b)
+        images = history.images.at[slot].set(point.image)
+        residuals = history.residuals.at[slot].set((point.image - point.g) * weights)
+        count = jnp.where(refused, 0, history.count + 1)
+        extrapolated = self._combine(images, residuals, count)
+        g = jnp.where(refused, history.best.image, extrapolated)
+        return g, _Memory(images, residuals, count, history.best.updated(point))
+
+    def _combine(
+        self,
+        images: Float[Array, "memory m"],
+        residuals: Float[Array, "memory m"],
+        count: Int[Array, ""],
+    ) -> Float[Array, " m"]:
+        """The images combined as makes their residuals least, with coefficients of sum one."""
         used = jnp.arange(self.memory) < count
-        gram = jnp.matmul(residuals, residuals.T, precision=jax.lax.Precision.HIGHEST)
-        ridge = 8 * jnp.finfo(g.dtype).eps * jnp.trace(gram) + jnp.finfo(g.dtype).tiny
+        residuals = jnp.where(used[:, None], residuals, 0)
+        gram = jnp.matmul(residuals, residuals.T, precision=lax.Precision.HIGHEST)
+        eps = jnp.finfo(gram.dtype).eps
+        ridge = 8 * eps * jnp.trace(gram) + jnp.finfo(gram.dtype).tiny
         gram = gram + jnp.diag(jnp.where(used, ridge, 1))
-        solved = jnp.linalg.solve(gram, used.astype(g.dtype))
-        coefficients = solved / jnp.sum(solved)
-        return coefficients @ images, _History(images, residuals, count)
+        solved = jnp.linalg.solve(gram, used.astype(gram.dtype))
+        coefficients = solved / jnp.where(count > 0, jnp.sum(solved), 1)
+        return jnp.matmul(coefficients, images, precision=lax.Precision.HIGHEST)

@@ -1,6 +1,7 @@
 """What a solver is: prepared problem in, potentials and their marginals out."""
 
 import abc
+from typing import TypeAlias
 
 import equinox as eqx
 import jax.numpy as jnp
@@ -8,6 +9,9 @@ from jaxtyping import Array, Float, Int
 
 from .._problem import EntropicProblem
 from .._results import RESULTS
+
+
+Potentials: TypeAlias = tuple[Float[Array, " n"], Float[Array, " m"]]
 
 
 class Outcome(eqx.Module):
@@ -27,7 +31,7 @@ class AbstractSolver(eqx.Module):
     def run(
         self,
         problem: EntropicProblem,
-        init: tuple[Float[Array, " n"], Float[Array, " m"]] | None,
+        init: Potentials | None,
         max_steps: Int[Array, ""] | None,
     ) -> Outcome:
         """Solves a prepared problem, of valid numbers, from `init` or from scratch."""

@@ -1,0 +1,208 @@
+"""The loop of every solver here: absorb the potentials in a plan, then iterate with that plan."""
+
+from collections.abc import Callable
+
+import equinox as eqx
+import jax.lax as lax
+import jax.numpy as jnp
+from jaxtyping import Array, Bool, Float, Int, PyTree
+
+from .._dual import centre, marginal_error, transport_plan
+from .._problem import EntropicProblem
+from .._results import RESULTS
+from ._absorbed import Absorbed, Point
+from ._acceleration import AbstractAcceleration
+from ._annealing import AbstractAnnealing
+from ._base import Outcome, Potentials, rounding_floor, tolerance_or_default
+
+
+# Log-scalings drift no further from the absorbed potentials: well inside the range of exp.
+_DRIFT = {jnp.dtype("float32"): 25.0, jnp.dtype("float64"): 200.0}
+# Near what rounding allows, so many steps without progress mean that there is none to come.
+_PATIENCE = 20
+_MAX_STEPS = 5000
+
+
+class _Outer(eqx.Module):
+    """The state between absorptions."""
+
+    f: Float[Array, " n"]
+    g: Float[Array, " m"]
+    epsilon: Float[Array, ""]
+    marginals: tuple[Float[Array, " n"], Float[Array, " m"]]
+    log_domain: Bool[Array, ""]  # whether the next step must be a log-sum-exp
+    stalled: Bool[Array, ""]
+    num_steps: Int[Array, ""]
+    done: Bool[Array, ""]
+    result: RESULTS
+
+
+class _Inner(eqx.Module):
+    """The state between two steps with one absorbed plan."""
+
+    g: Float[Array, " m"]
+    history: PyTree
+    best_f: Float[Array, " n"]
+    best_g: Float[Array, " m"]
+    best_error: Float[Array, ""]
+    since_progress: Int[Array, ""]
+    num_steps: Int[Array, ""]
+    drifted: Bool[Array, ""]
+
+
+class AbsorbedIteration(eqx.Module):
+    """Annealing around absorption around an accelerated step.
+
+    `step` is one Sinkhorn step with an absorbed plan; `log_step` is the same step by
+    log-sum-exps, for potentials so far off that their plan over- or underflows.
+    """
+
+    step: Callable[[Absorbed, Array], Point]
+    log_step: Callable[[EntropicProblem, Array], Potentials]
+    tolerance: Float[Array, ""] | None
+    annealing: AbstractAnnealing
+    acceleration: AbstractAcceleration
+
+    def run(
+        self,
+        problem: EntropicProblem,
+        init: Potentials | None,
+        max_steps: Int[Array, ""] | None,
+    ) -> Outcome:
+        """Iterates until the marginal error, made afresh, is below the tolerance."""
+        limit = jnp.asarray(_MAX_STEPS if max_steps is None else max_steps)
+        if init is None:
+            f, g = jnp.zeros_like(problem.a), jnp.zeros_like(problem.b)
+            mean_cost = problem.geometry.mean_cost(problem.a, problem.b)
+            epsilon = self.annealing.first(problem.epsilon, mean_cost)
+            epsilon = jnp.where(limit <= 1, problem.epsilon, epsilon)
+        else:
+            f, g = init
+            epsilon = problem.epsilon
+        start = _Outer(
+            f=f,
+            g=g,
+            epsilon=epsilon,
+            marginals=(problem.a, problem.b),
+            log_domain=jnp.asarray(init is None) & (limit > 0),
+            stalled=jnp.array(False),
+            num_steps=jnp.array(0),
+            done=jnp.array(False),
+            result=RESULTS.successful,
+        )
+        end = lax.while_loop(
+            lambda state: ~state.done, lambda state: self._absorb(problem, state, limit), start
+        )
+        f, g = centre(problem, end.f, end.g)
+        return Outcome(f, g, end.marginals, end.num_steps, end.result)
+
+    def _absorb(self, problem: EntropicProblem, state: _Outer, limit: Int[Array, ""]) -> _Outer:
+        """Makes the plan at the current potentials, checks it, and iterates with it."""
+        current = problem.at(state.epsilon)
+        f, g = lax.cond(
+            state.log_domain,
+            lambda: self.log_step(current, state.g),
+            lambda: (state.f, state.g),
+        )
+        finite = jnp.all(jnp.isfinite(f)) & jnp.all(jnp.isfinite(g))
+        f, g = jnp.where(finite, f, state.f), jnp.where(finite, g, state.g)
+        num_steps = jnp.where(state.log_domain, state.num_steps + 1, state.num_steps)
+        absorbed = Absorbed(current, f, g, transport_plan(current, f, g))
+        row = absorbed.plan.density.mv(problem.b)
+        column = absorbed.plan.density.T.mv(problem.a)
+        in_range = _in_range(row) & _in_range(column)
+        marginals = problem.a * row, problem.b * column
+        error = marginal_error(current, f, g, marginals)
+
+        at_end = state.epsilon <= problem.epsilon
+        floor = rounding_floor(current, f, g)
+        tolerance = tolerance_or_default(self.tolerance, floor)
+        converged = at_end & (error <= tolerance) & (num_steps > 0)
+        stalled = at_end & (state.stalled | (floor > 1)) & (num_steps > 0)
+        exhausted = at_end & (num_steps >= limit)
+        result = RESULTS.where(stalled, RESULTS.stagnated, RESULTS.max_steps_reached)
+        result = RESULTS.where(finite, result, RESULTS.nonfinite)
+        result = RESULTS.where(converged, RESULTS.successful, result)
+        done = converged | stalled | exhausted | ~finite
+
+        stage_tolerance = self.annealing.tolerance(state.epsilon, problem.epsilon, tolerance)
+        solved = ~at_end & (error <= stage_tolerance)
+        # The last step belongs to the problem's own epsilon.
+        stage_limit = jnp.where(at_end, limit, limit - 1)
+        inner = self._iterate(
+            absorbed,
+            num_steps=num_steps,
+            limit=jnp.where(done | solved | ~in_range, num_steps, stage_limit),
+            tolerance=stage_tolerance,
+            floor=floor,
+        )
+        stepped = inner.num_steps > num_steps
+        failed = ~in_range | (stepped & ~(inner.best_error < jnp.inf))
+        hurry = ~at_end & ((inner.num_steps >= limit - 1) | (floor > 1))
+        leave = solved | (inner.best_error <= stage_tolerance)
+        next_epsilon = self.annealing.next(state.epsilon, problem.epsilon)
+        next_epsilon = jnp.where(leave, next_epsilon, state.epsilon)
+        return _Outer(
+            f=inner.best_f,
+            g=inner.best_g,
+            epsilon=jnp.where(hurry, problem.epsilon, next_epsilon),
+            marginals=marginals,
+            log_domain=(failed | hurry) & (inner.num_steps < limit),
+            stalled=inner.since_progress >= _PATIENCE,
+            num_steps=inner.num_steps,
+            done=done,
+            result=result,
+        )
+
+    def _iterate(
+        self,
+        absorbed: Absorbed,
+        *,
+        num_steps: Int[Array, ""],
+        limit: Int[Array, ""],
+        tolerance: Float[Array, ""],
+        floor: Float[Array, ""],
+    ) -> _Inner:
+        """Steps with one absorbed plan, until `tolerance`, `limit`, or too far from it."""
+
+        def unfinished(state: _Inner) -> Bool[Array, ""]:
+            return (
+                (state.num_steps < limit)
+                & ~(state.best_error <= tolerance)
+                & ~state.drifted
+                & (state.since_progress < _PATIENCE)
+            )
+
+        def body(state: _Inner) -> _Inner:
+            point = self.step(absorbed, state.g)
+            better = point.error < state.best_error  # false for NaN
+            progress = (point.error < 0.9 * state.best_error) | (state.best_error > 4 * floor)
+            g, history = self.acceleration.update(state.history, absorbed, point)
+            drift = absorbed.drift(point.f, g)
+            return _Inner(
+                g=g,
+                history=history,
+                best_f=jnp.where(better, point.f, state.best_f),
+                best_g=jnp.where(better, point.image, state.best_g),
+                best_error=jnp.where(better, point.error, state.best_error),
+                since_progress=jnp.where(progress, 0, state.since_progress + 1),
+                num_steps=state.num_steps + 1,
+                drifted=~(drift < _DRIFT[g.dtype]) | ~jnp.isfinite(point.error),
+            )
+
+        start = _Inner(
+            g=absorbed.g0,
+            history=self.acceleration.init(absorbed.g0),
+            best_f=absorbed.f0,
+            best_g=absorbed.g0,
+            best_error=jnp.full_like(floor, jnp.inf),
+            since_progress=jnp.array(0),
+            num_steps=num_steps,
+            drifted=jnp.array(False),
+        )
+        return lax.while_loop(unfinished, body, start)
+
+
+def _in_range(sums: Float[Array, " n"]) -> Bool[Array, ""]:
+    """Whether sums of a plan are such that their logarithms can be trusted."""
+    return jnp.all((sums > jnp.sqrt(jnp.finfo(sums.dtype).tiny)) & jnp.isfinite(sums))
