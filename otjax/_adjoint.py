@@ -84,7 +84,12 @@ def _implicit_jvp(primals, tangents):
     t_problem = tangents[0]
     # Through the rule itself, so that the derivative of what follows moves f and g as well.
     f, g = _implicit(problem, f, g, adjoint)
-    _, (s_f, s_g) = eqx.filter_jvp(lambda p: half_steps(p, f, g), (problem,), (t_problem,))
+    _, moves = eqx.filter_jvp(lambda p: half_steps(p, f, g), (problem,), (t_problem,))
+    # A half-step that does not depend on what is perturbed has no tangent.
+    s_f, s_g = (
+        jnp.zeros_like(potential) if move is None else move
+        for potential, move in zip((f, g), moves, strict=True)
+    )
     schur = Schur(problem, transport_plan(problem, f, g))
     tolerance = adjoint.tolerance
     if tolerance is None:

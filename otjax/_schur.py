@@ -31,10 +31,22 @@ class Schur(eqx.Module):
     dampings: tuple[Float[Array, ""], Float[Array, ""]]
     has_gauge: bool = eqx.field(static=True)
 
-    def __init__(self, problem: EntropicProblem, plan: TransportPlan):
+    def __init__(
+        self,
+        problem: EntropicProblem,
+        plan: TransportPlan,
+        row: Float[Array, " n"] | None = None,
+        column: Float[Array, " m"] | None = None,
+    ):
+        """**Arguments:**
+
+        - `problem`, `plan`: the problem and the plan of a pair of potentials.
+        - `row`, `column`: `plan.density.mv(plan.b)` and the plan's second marginal, where known.
+        """
         self.plan = plan
-        self.row = plan.density.mv(plan.b)
-        self.column = plan.b * plan.density.transpose().mv(plan.a)
+        self.row = plan.density.mv(plan.b) if row is None else row
+        transposed = plan.density.transpose()
+        self.column = plan.b * transposed.mv(plan.a) if column is None else column
         side_a, side_b = problem.marginals
         self.dampings = side_a.damping(problem.epsilon), side_b.damping(problem.epsilon)
         self.has_gauge = problem.has_gauge
@@ -64,7 +76,7 @@ def conjugate_gradients(
     *,
     tolerance: Float[Array, ""],
     max_steps: int | Int[Array, ""],
-    patience: int = 20,
+    patience: int = 100,
 ) -> tuple[Float[Array, " m"], Int[Array, ""]]:
     """Solves `mv(x) = rhs` from `x = 0`; `preconditioner` is a diagonal.
 
