@@ -102,7 +102,7 @@ def _implicit_jvp(primals, tangents):
             lax.stop_gradient(schur.inverse_diagonal()),
             tolerance=jnp.asarray(tolerance, rhs.dtype),
             max_steps=adjoint.max_steps,
-        )[0]
+        )
 
     # dg = s_g + B df and df = s_f + A dg, with A = `follow`, B its counterpart; eliminate df.
     rhs = schur.column * s_g / schur.dampings[1] - schur.plan.transpose().mv(s_f)

@@ -16,7 +16,7 @@ from collections.abc import Callable
 import equinox as eqx
 import jax.lax as lax
 import jax.numpy as jnp
-from jaxtyping import Array, Float, Int
+from jaxtyping import Array, Bool, Float, Int
 
 from ._operators import TransportPlan
 from ._problem import EntropicProblem
@@ -69,51 +69,61 @@ class Schur(eqx.Module):
         return jnp.where(alive, 1 / jnp.where(alive, self.column, 1), 0) * self.dampings[1]
 
 
+class _CG(eqx.Module):
+    x: Float[Array, " m"]
+    residual: Float[Array, " m"]
+    direction: Float[Array, " m"]
+    size: Float[Array, ""]  # of the residual, squared, in the preconditioner's norm
+    energy: Float[Array, ""]  # what the quadratic has lost so far
+    stuck: Bool[Array, ""]
+    step: Int[Array, ""]
+
+
 def conjugate_gradients(
     mv: Callable[[Float[Array, " m"]], Float[Array, " m"]],
     rhs: Float[Array, " m"],
     preconditioner: Float[Array, " m"],
     *,
     tolerance: Float[Array, ""],
-    max_steps: int | Int[Array, ""],
-    patience: int = 100,
-) -> tuple[Float[Array, " m"], Int[Array, ""]]:
+    max_steps: int,
+) -> Float[Array, " m"]:
     """Solves `mv(x) = rhs` from `x = 0`; `preconditioner` is a diagonal.
 
-    Stops when the residual has shrunk by `tolerance` in the preconditioner's norm, and, since
-    float32 has a floor, when it has found no better one for `patience` steps. The iterate of the
-    least residual is returned, so that what comes out is finite whatever happens.
+    Stops when the residual has shrunk by `tolerance` in the preconditioner's norm or, since
+    rounding leaves float32 a floor, when a step no longer lowers the quadratic that is minimised.
+    Each iterate is better than the last, so that wherever it stops the result is of use.
     """
 
-    def unfinished(state):
-        _, _, _, size, best_size, _, since, step = state
-        return (
-            (best_size > tolerance**2 * initial)
-            & (size > 0)
-            & jnp.isfinite(size)
-            & (since < patience)
-            & (step < max_steps)
+    def unfinished(state: _CG) -> Bool[Array, ""]:
+        return ~state.stuck & (state.size > tolerance**2 * initial) & (state.step < max_steps)
+
+    def body(state: _CG) -> _CG:
+        image = mv(state.direction)
+        curvature = jnp.sum(state.direction * image)
+        length = state.size / jnp.where(curvature > 0, curvature, 1)
+        residual = state.residual - length * image
+        size = jnp.sum(residual * preconditioner * residual)
+        gain = length * state.size
+        stuck = ~(curvature > 0) | ~(gain > eps * state.energy) | ~jnp.isfinite(size)
+        return _CG(
+            x=jnp.where(stuck, state.x, state.x + length * state.direction),
+            residual=residual,
+            direction=preconditioner * residual + size / state.size * state.direction,
+            size=size,
+            energy=state.energy + gain,
+            stuck=stuck,
+            step=state.step + 1,
         )
 
-    def body(state):
-        x, residual, direction, size, best_size, best, since, step = state
-        image = mv(direction)
-        curvature = jnp.sum(direction * image)
-        length = jnp.where(curvature > 0, size / jnp.where(curvature > 0, curvature, 1), 0)
-        x = x + length * direction
-        residual = residual - length * image
-        preconditioned = preconditioner * residual
-        new_size = jnp.sum(residual * preconditioned)
-        direction = preconditioned + new_size / size * direction
-        better = new_size < best_size
-        best = jnp.where(better, x, best)
-        since = jnp.where(new_size < 0.9 * best_size, 0, since + 1)
-        best_size = jnp.where(better, new_size, best_size)
-        since = jnp.where(curvature > 0, since, patience)
-        return x, residual, direction, new_size, best_size, best, since, step + 1
-
-    zero = jnp.zeros_like(rhs)
+    eps = jnp.finfo(rhs.dtype).eps ** 2
     initial = jnp.sum(rhs * preconditioner * rhs)
-    start = (zero, rhs, preconditioner * rhs, initial, initial, zero, 0, 0)
-    final = lax.while_loop(unfinished, body, start)
-    return final[5], final[7]
+    start = _CG(
+        x=jnp.zeros_like(rhs),
+        residual=rhs,
+        direction=preconditioner * rhs,
+        size=initial,
+        energy=jnp.zeros_like(initial),
+        stuck=jnp.array(False),
+        step=jnp.array(0),
+    )
+    return lax.while_loop(unfinished, body, start).x

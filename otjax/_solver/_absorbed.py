@@ -9,6 +9,10 @@ from .._operators import TransportPlan
 from .._problem import EntropicProblem
 
 
+# Log-scalings drift no further from the absorbed potentials: well inside the range of exp.
+DRIFT = {jnp.dtype("float32"): 25.0, jnp.dtype("float64"): 200.0}
+
+
 class Point(eqx.Module):
     """What one evaluation at `g` tells: its best `f`, and how far the pair is from a solution.
 

@@ -10,14 +10,12 @@ from jaxtyping import Array, Bool, Float, Int, PyTree
 from .._dual import centre, marginal_error, transport_plan
 from .._problem import EntropicProblem
 from .._results import RESULTS
-from ._absorbed import Absorbed, Point
+from ._absorbed import Absorbed, DRIFT, Point
 from ._acceleration import AbstractAcceleration
 from ._annealing import AbstractAnnealing
 from ._base import Outcome, Potentials, rounding_floor, tolerance_or_default
 
 
-# Log-scalings drift no further from the absorbed potentials: well inside the range of exp.
-_DRIFT = {jnp.dtype("float32"): 25.0, jnp.dtype("float64"): 200.0}
 # Near what rounding allows, so many steps without progress mean that there is none to come.
 _PATIENCE = 20
 _MAX_STEPS = 5000
@@ -187,7 +185,7 @@ class AbsorbedIteration(eqx.Module):
                 best_error=jnp.where(better, point.error, state.best_error),
                 since_progress=jnp.where(progress, 0, state.since_progress + 1),
                 num_steps=state.num_steps + 1,
-                drifted=~(drift < _DRIFT[g.dtype]) | ~jnp.isfinite(point.error),
+                drifted=~(drift < 0.8 * DRIFT[g.dtype] + 1e-3) | ~jnp.isfinite(point.error),
             )
 
         start = _Inner(

@@ -12,7 +12,7 @@ from jaxtyping import Array, ArrayLike, Bool, Float, Int
 from .._arrays import positive_number
 from .._problem import EntropicProblem
 from .._schur import conjugate_gradients, Schur
-from ._absorbed import Absorbed, alternate, alternate_in_log_domain, Point
+from ._absorbed import Absorbed, DRIFT, alternate, alternate_in_log_domain, Point
 from ._acceleration import AbstractAcceleration
 from ._annealing import AbstractAnnealing, GeometricAnnealing
 from ._base import AbstractSolver, Outcome, Potentials
@@ -72,15 +72,17 @@ class Newton(AbstractAcceleration):
         row = point.f / problem.marginals[0].damping(problem.epsilon)
         row = jnp.exp((absorbed.f0 - row) / problem.epsilon)
         schur = Schur(problem, plan, row, point.column)
-        direction, _ = conjugate_gradients(
+        direction = conjugate_gradients(
             schur.mv,
             problem.epsilon * gradient,
             schur.inverse_diagonal(),
             tolerance=jnp.clip(point.error, 1e-3, 0.3),
             max_steps=self.max_products,
         )
-        reach = jnp.max(jnp.abs(point.g + direction - absorbed.g0)) / problem.epsilon
-        length = jnp.minimum(1, 20 / jnp.maximum(reach, 1e-6))
+        # As far as the absorbed plan carries; f follows g, and goes no further.
+        room = 0.8 * DRIFT[direction.dtype] - absorbed.drift(absorbed.f0, point.g)
+        reach = jnp.max(jnp.abs(direction)) / problem.epsilon
+        length = jnp.minimum(1, room / jnp.maximum(reach, 1e-6))
         return _Search(
             point.g, direction, length, jnp.sum(gradient * direction), jnp.array(True)
         )
