@@ -32,6 +32,7 @@ from ._solver import (
     AbstractAnnealing as AbstractAnnealing,
     AbstractSolver as AbstractSolver,
     Anderson as Anderson,
+    DualNewton as DualNewton,
     GeometricAnnealing as GeometricAnnealing,
     NoAnnealing as NoAnnealing,
     Overrelaxation as Overrelaxation,

@@ -15,4 +15,5 @@ from ._base import (
     Potentials as Potentials,
     rounding_floor as rounding_floor,
 )
+from ._newton import DualNewton as DualNewton
 from ._sinkhorn import Sinkhorn as Sinkhorn, SymmetricSinkhorn as SymmetricSinkhorn

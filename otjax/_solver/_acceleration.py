@@ -16,8 +16,8 @@ class AbstractAcceleration(eqx.Module):
     """Chooses the next point from what the last ones told; each brings its own safeguard."""
 
     @abc.abstractmethod
-    def init(self, g: Float[Array, " m"]) -> PyTree:
-        """The empty history of an iteration that begins at `g`."""
+    def init(self, g: Float[Array, " m"], tolerance: Float[Array, ""]) -> PyTree:
+        """The empty history of an iteration from `g` towards a marginal error of `tolerance`."""
 
     @abc.abstractmethod
     def update(
@@ -29,7 +29,7 @@ class AbstractAcceleration(eqx.Module):
 class Plain(AbstractAcceleration):
     """No acceleration: Sinkhorn's own iteration."""
 
-    def init(self, g: Float[Array, " m"]) -> None:
+    def init(self, g: Float[Array, " m"], tolerance: Float[Array, ""]) -> None:
         return None
 
     def update(
@@ -73,7 +73,7 @@ class Overrelaxation(AbstractAcceleration):
             raise ValueError(f"`omega` must be below 2, got {omega}.")
         self.omega = omega
 
-    def init(self, g: Float[Array, " m"]) -> _Best:
+    def init(self, g: Float[Array, " m"], tolerance: Float[Array, ""]) -> _Best:
         return _nothing_yet(g)
 
     def update(
@@ -104,7 +104,7 @@ class Anderson(AbstractAcceleration):
             raise ValueError(f"`memory` must be an integer of at least 2, got {memory!r}.")
         self.memory = memory
 
-    def init(self, g: Float[Array, " m"]) -> _Memory:
+    def init(self, g: Float[Array, " m"], tolerance: Float[Array, ""]) -> _Memory:
         empty = jnp.zeros((self.memory, g.shape[0]), g.dtype)
         return _Memory(empty, empty, jnp.array(0), _nothing_yet(g))
 

@@ -190,7 +190,7 @@ class AbsorbedIteration(eqx.Module):
 
         start = _Inner(
             g=absorbed.g0,
-            history=self.acceleration.init(absorbed.g0),
+            history=self.acceleration.init(absorbed.g0, tolerance),
             best_f=absorbed.f0,
             best_g=absorbed.g0,
             best_error=jnp.full_like(floor, jnp.inf),

@@ -12,7 +12,7 @@ from jaxtyping import Array, ArrayLike, Bool, Float, Int
 from .._arrays import positive_number
 from .._problem import EntropicProblem
 from .._schur import conjugate_gradients, Schur
-from ._absorbed import Absorbed, DRIFT, alternate, alternate_in_log_domain, Point
+from ._absorbed import Absorbed, alternate, alternate_in_log_domain, DRIFT, Point
 from ._acceleration import AbstractAcceleration
 from ._annealing import AbstractAnnealing, GeometricAnnealing
 from ._base import AbstractSolver, Outcome, Potentials
@@ -28,6 +28,7 @@ class _Search(eqx.Module):
     length: Float[Array, ""]
     slope: Float[Array, ""]  # of the dual along the direction, at the base
     begun: Bool[Array, ""]
+    tolerance: Float[Array, ""]  # the marginal error that is asked for in the end
 
 
 class Newton(AbstractAcceleration):
@@ -39,9 +40,18 @@ class Newton(AbstractAcceleration):
 
     max_products: int = eqx.field(static=True)
 
-    def init(self, g: Float[Array, " m"]) -> _Search:
+    def __init__(self, max_products: int = 2000):
+        """**Arguments:**
+
+        - `max_products`: the largest number of conjugate gradient steps for one direction.
+        """
+        if not isinstance(max_products, int) or max_products < 1:
+            raise ValueError(f"`max_products` must be a positive integer, got {max_products!r}.")
+        self.max_products = max_products
+
+    def init(self, g: Float[Array, " m"], tolerance: Float[Array, ""]) -> _Search:
         zero = jnp.zeros((), g.dtype)
-        return _Search(g, jnp.zeros_like(g), zero, zero, jnp.array(False))
+        return _Search(g, jnp.zeros_like(g), zero, zero, jnp.array(False), tolerance)
 
     def update(
         self, history: _Search, absorbed: Absorbed, point: Point
@@ -49,40 +59,88 @@ class Newton(AbstractAcceleration):
         problem = absorbed.problem
         gradient = problem.marginals[1].target(point.g, problem.b) - point.column
         slope = jnp.sum(gradient * history.direction)
-        accept = ~history.begun | (slope >= -0.1 * history.slope)
-
-        def shorter() -> _Search:
-            secant = history.slope / (history.slope - slope)
-            factor = jnp.where(jnp.isfinite(secant), jnp.clip(secant, 0.1, 0.7), 0.1)
-            return eqx.tree_at(lambda h: h.length, history, factor * history.length)
-
-        search = lax.cond(accept, lambda: self._begin(absorbed, point, gradient), shorter)
-        g = search.base + search.length * search.direction
+        search = lax.cond(
+            ~history.begun | (slope >= 0),
+            lambda: self._turn(history, absorbed, point, gradient),
+            lambda: self._shorten(history, slope),
+        )
         # No ascent direction or no length left: a plain step increases the dual as well.
-        useful = (search.slope > 0) & (search.length > 1e-3)
-        g = jnp.where(useful, g, point.image)
-        return g, eqx.tree_at(lambda h: h.begun, search, useful)
+        useful = (search.slope > 0) & (search.length > 1e-4)
+        g = jnp.where(useful, search.base + search.length * search.direction, point.image)
+        return g, eqx.tree_at(lambda search: search.begun, search, useful)
 
-    def _begin(
-        self, absorbed: Absorbed, point: Point, gradient: Float[Array, " m"]
+    def _shorten(self, search: _Search, slope: Float[Array, ""]) -> _Search:
+        secant = search.slope / (search.slope - slope)
+        factor = jnp.where(jnp.isfinite(secant), jnp.clip(secant, 0.1, 0.9), 0.1)
+        return eqx.tree_at(lambda search: search.length, search, factor * search.length)
+
+    def _turn(
+        self, search: _Search, absorbed: Absorbed, point: Point, gradient: Float[Array, " m"]
     ) -> _Search:
         """A new direction, as accurate as the error left makes worthwhile."""
         problem = absorbed.problem
-        plan = absorbed.plan_at(point.f, point.g)
-        row = point.f / problem.marginals[0].damping(problem.epsilon)
-        row = jnp.exp((absorbed.f0 - row) / problem.epsilon)
-        schur = Schur(problem, plan, row, point.column)
+        softmin = point.f / problem.marginals[0].damping(problem.epsilon)
+        row = jnp.exp((absorbed.f0 - softmin) / problem.epsilon)
+        schur = Schur(problem, absorbed.plan_at(point.f, point.g), row, point.column)
+        enough = jnp.maximum(point.error, 0.1 * search.tolerance / point.error)
         direction = conjugate_gradients(
             schur.mv,
             problem.epsilon * gradient,
             schur.inverse_diagonal(),
-            tolerance=jnp.clip(point.error, 1e-3, 0.3),
+            tolerance=jnp.clip(enough, 1e-4, 0.3),
             max_steps=self.max_products,
         )
         # As far as the absorbed plan carries; f follows g, and goes no further.
         room = 0.8 * DRIFT[direction.dtype] - absorbed.drift(absorbed.f0, point.g)
         reach = jnp.max(jnp.abs(direction)) / problem.epsilon
-        length = jnp.minimum(1, room / jnp.maximum(reach, 1e-6))
         return _Search(
-            point.g, direction, length, jnp.sum(gradient * direction), jnp.array(True)
+            base=point.g,
+            direction=direction,
+            length=jnp.minimum(1, room / jnp.maximum(reach, 1e-6)),
+            slope=jnp.sum(gradient * direction),
+            begun=jnp.array(True),
+            tolerance=search.tolerance,
         )
+
+
+class DualNewton(AbstractSolver):
+    """Annealed, truncated Newton on the entropic semi-dual: for small epsilon and tight tolerance.
+
+    Each direction is found by conjugate gradients on the plan's Schur complement, matrix-free.
+    """
+
+    tolerance: Float[Array, ""] | None
+    annealing: AbstractAnnealing
+    newton: Newton
+
+    def __init__(
+        self,
+        *,
+        tolerance: ArrayLike | None = None,
+        annealing: AbstractAnnealing | None = None,
+        max_products: int = 2000,
+    ):
+        """**Arguments:**
+
+        - `tolerance`: as for `Sinkhorn`.
+        - `annealing`: `GeometricAnnealing(...)` (the default) or `NoAnnealing()`; a warm start
+            skips it.
+        - `max_products`: the largest number of conjugate gradient steps for one direction.
+        """
+        self.tolerance = positive_number(tolerance, "tolerance")
+        self.annealing = GeometricAnnealing() if annealing is None else annealing
+        self.newton = Newton(max_products)
+
+    def run(
+        self,
+        problem: EntropicProblem,
+        init: Potentials | None,
+        max_steps: Int[Array, ""] | None,
+    ) -> Outcome:
+        loop = AbsorbedIteration(
+            alternate, alternate_in_log_domain, self.tolerance, self.annealing, self.newton
+        )
+        return loop.run(problem, init, max_steps)
+
+    def symmetric(self) -> SymmetricSinkhorn:
+        return SymmetricSinkhorn(tolerance=self.tolerance)
