@@ -1,0 +1,147 @@
+"""The house around the library: what the pages say is what the code does."""
+
+import importlib.metadata
+import inspect
+import json
+import pathlib
+import re
+import subprocess
+import sys
+import tomllib
+
+import pytest
+
+import otjax
+
+
+ROOT = pathlib.Path(__file__).resolve().parent.parent
+PROJECT = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]
+MODULES = sorted(
+    path.relative_to(ROOT / "otjax").as_posix() for path in (ROOT / "otjax").rglob("*.py")
+)
+PUBLIC = sorted(
+    name
+    for name, value in vars(otjax).items()
+    if not name.startswith("_") and not inspect.ismodule(value)
+)
+
+
+def _run(*command, **options):
+    finished = subprocess.run(
+        command, cwd=ROOT, capture_output=True, text=True, timeout=600, **options
+    )
+    assert finished.returncode == 0, finished.stdout[-2000:] + finished.stderr[-4000:]
+    return finished.stdout
+
+
+def _code_blocks(page, language):
+    return re.findall(rf"^```{language}\n(.*?)^```", page.read_text(), re.MULTILINE | re.DOTALL)
+
+
+@pytest.mark.parametrize("page", ["README.md", "docs/guide.md"])
+def test_the_python_of_a_page_runs_in_one_go(page):
+    # In a process of its own, with JAX as a reader finds it, not as the tests configure it.
+    blocks = _code_blocks(ROOT / page, "python")
+    assert blocks
+    _run(sys.executable, "-c", "\n".join(blocks))
+
+
+def test_the_index_of_the_docs_shows_the_code_of_the_readme():
+    assert _code_blocks(ROOT / "docs/index.md", "python") == _code_blocks(
+        ROOT / "README.md", "python"
+    )
+
+
+def test_the_readme_starts_with_the_example_and_the_tests():
+    example, tests = (block.strip() for block in _code_blocks(ROOT / "README.md", "sh"))
+    assert (ROOT / example.split()[-1]).is_file()
+    assert tests.endswith(".venv/bin/pytest -n 2")
+    extras = PROJECT["optional-dependencies"]
+    for command in (example, tests):
+        asked = re.match(
+            r'python3 -m venv \.venv && \.venv/bin/pip install -e "\.\[(.*?)\]" && ', command
+        )
+        assert asked and set(asked[1].split(",")) <= set(extras)
+
+
+def test_ci_runs_the_command_of_the_readme():
+    script = (ROOT / ".ci/run").read_text()
+    (extraction,) = re.findall(r"^line=\$\((awk .*)\)$", script, re.MULTILINE)
+    extracted = _run("bash", "-c", extraction).strip()
+    assert extracted == _code_blocks(ROOT / "README.md", "sh")[1].strip()
+
+
+@pytest.mark.parametrize("name", PUBLIC)
+def test_a_public_name_is_documented(name):
+    # `__doc__` of an equinox module without a docstring of its own is inherited or made up.
+    value = getattr(otjax, name)
+    assert vars(value).get("__doc__") if inspect.isclass(value) else value.__doc__
+    reference = (ROOT / "docs/api.md").read_text()
+    assert re.search(rf"^::: otjax\.{name}$", reference, re.MULTILINE)
+
+
+def test_the_reference_lists_nothing_else():
+    listed = re.findall(r"^::: otjax\.(\w+)$", (ROOT / "docs/api.md").read_text(), re.MULTILINE)
+    assert set(listed) <= set(PUBLIC)
+    assert len(listed) == len(set(listed))
+
+
+def test_one_version_everywhere():
+    version = PROJECT["version"]
+    assert otjax.__version__ == importlib.metadata.version("otjax") == version
+    changes = (ROOT / "CHANGELOG.md").read_text()
+    assert re.search(rf"^## .*\b{re.escape(version)}\b", changes, re.MULTILINE)
+
+
+@pytest.mark.parametrize("module", MODULES)
+def test_a_module_is_short_and_imports_what_is_declared(module):
+    source = (ROOT / "otjax" / module).read_text()
+    assert len(source.splitlines()) < 300
+    imported = set(re.findall(r"^\s*(?:import|from) (\w+)", source, re.MULTILINE))
+    allowed = {re.split(r"\W", dependency)[0] for dependency in PROJECT["dependencies"]}
+    assert imported <= allowed | set(sys.stdlib_module_names)
+
+
+def _modules_on_the_map():
+    """The modules that the README draws, in its order."""
+    (map_,) = re.findall(r"^otjax/\n((?:  .*\n)+)", (ROOT / "README.md").read_text(), re.MULTILINE)
+    folder = ""
+    for indent, name in re.findall(r"^( +)(\S+)", map_, re.MULTILINE):
+        folder = folder if len(indent) > 2 else ""
+        if name.endswith("/"):
+            folder = name
+        else:
+            yield folder + name
+
+
+def test_the_map_of_the_house_is_complete_and_in_order():
+    drawn = list(_modules_on_the_map())
+    assert sorted(drawn) == [module for module in MODULES if not module.endswith("__init__.py")]
+    for place, module in enumerate(drawn):
+        source = (ROOT / "otjax" / module).read_text()
+        for dots, name in re.findall(r"^from (\.+)(\w+) import", source, re.MULTILINE):
+            sibling = module.rpartition("/")[:2] if dots == "." else ("", "")
+            imported = "".join(sibling) + name
+            places = [
+                other
+                for other, path in enumerate(drawn)
+                if path.startswith((f"{imported}.", f"{imported}/"))
+            ]
+            assert places and max(places) < place, f"{module} must stand below {imported}"
+
+
+def test_the_licence_is_the_whole_apache_licence():
+    text = (ROOT / "LICENSE").read_text()
+    assert text.split()[:3] == ["Apache", "License", "Version"]
+    assert "END OF TERMS AND CONDITIONS" in text
+    assert len(text.split()) > 1500
+
+
+def test_the_benchmark_runs(tmp_path):
+    output = tmp_path / "report.json"
+    script = ROOT / "benchmarks" / "accelerator.py"
+    _run(sys.executable, script, "--quick", "--parts", "statuses", "--output", output)
+    report = json.loads(output.read_text())
+    assert report["passed"]
+    assert len(report["records"]) == 7
+    assert report["versions"]["otjax"] == otjax.__version__
