@@ -1,5 +1,7 @@
 """Differentiable optimal transport in JAX."""
 
+import importlib.metadata
+
 from ._adjoint import (
     AbstractAdjoint as AbstractAdjoint,
     ImplicitAdjoint as ImplicitAdjoint,
@@ -42,4 +44,4 @@ from ._solver import (
 )
 
 
-__version__ = __import__("importlib.metadata", fromlist=["version"]).version("otjax")
+__version__ = importlib.metadata.version("otjax")

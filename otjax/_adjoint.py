@@ -15,7 +15,7 @@ import jax.lax as lax
 import jax.numpy as jnp
 from jaxtyping import Array, ArrayLike, Float
 
-from ._arrays import positive_number
+from ._arrays import optional_positive_number
 from ._dual import dual_value, transport_plan
 from ._problem import EntropicProblem
 from ._schur import conjugate_gradients, Schur
@@ -51,9 +51,7 @@ class ImplicitAdjoint(AbstractAdjoint):
     takes the memory of the forward pass, whatever the number of steps was.
     """
 
-    tolerance: Float[Array, ""] | None = eqx.field(
-        converter=lambda t: positive_number(t, "tolerance")
-    )
+    tolerance: Float[Array, ""] | None
     max_steps: int = eqx.field(static=True)
 
     def __init__(self, *, tolerance: ArrayLike | None = None, max_steps: int = 2000):
@@ -63,7 +61,7 @@ class ImplicitAdjoint(AbstractAdjoint):
             1e-12 in float64. The solve also stops where rounding allows no progress.
         - `max_steps`: the largest number of conjugate gradient steps.
         """
-        self.tolerance = tolerance
+        self.tolerance = optional_positive_number(tolerance, "tolerance")
         self.max_steps = max_steps
 
     def attach(

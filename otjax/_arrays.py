@@ -4,6 +4,7 @@ from typing import TypeVar
 
 import equinox as eqx
 import jax
+import jax.core
 import jax.lax as lax
 import jax.numpy as jnp
 from jaxtyping import Array, ArrayLike, Float
@@ -66,19 +67,25 @@ def float_scalar(value: ArrayLike, name: str, dtype: jnp.dtype) -> Float[Array, 
     return array.astype(dtype)
 
 
-def positive_number(value: ArrayLike | None, name: str) -> Float[Array, ""] | None:
-    """A converter for settings: `None` or a positive number, kept as a scalar array.
-
-    The check is skipped for traced numbers.
+def positive_number(value: ArrayLike, name: str) -> Float[Array, ""]:
+    """Returns a setting, a positive number, as a scalar array. Traced numbers are not checked.
 
     **Raises:** `ValueError`, naming the setting.
     """
-    if value is None:
-        return None
     number = float_scalar(value, name, jnp.result_type(float))
-    if not isinstance(number, jax.core.Tracer) and not number > 0:
+    if not is_traced(number) and not number > 0:
         raise ValueError(f"`{name}` must be positive, got {value!r}.")
     return number
+
+
+def optional_positive_number(value: ArrayLike | None, name: str) -> Float[Array, ""] | None:
+    """The same for a setting that may be left open."""
+    return None if value is None else positive_number(value, name)
+
+
+def is_traced(array: Array) -> bool:
+    """Whether the values of an array are not known yet."""
+    return isinstance(array, jax.core.Tracer)
 
 
 def constant(tree: Tree) -> Tree:

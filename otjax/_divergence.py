@@ -64,8 +64,9 @@ def sinkhorn_divergence(
     solver = Sinkhorn() if solver is None else solver
     if not isinstance(solver, AbstractSolver):
         raise ValueError(f"`solver` must be a solver such as `Sinkhorn()`, got {solver!r}.")
-    cross = EntropicProblem(PointCloud(x, y, cost=cost), a, b, epsilon=epsilon, marginals=marginals)
-    cloud, (side_a, side_b) = cross.geometry, cross.marginals
+    cloud = PointCloud(x, y, cost=cost)
+    cross = EntropicProblem(cloud, a, b, epsilon=epsilon, marginals=marginals)
+    side_a, side_b = cross.marginals
 
     def self_problem(points, masses, side):
         geometry = PointCloud(points, points, cost=cost)

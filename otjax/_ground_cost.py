@@ -11,6 +11,8 @@ import jax.lax as lax
 import jax.numpy as jnp
 from jaxtyping import Array, ArrayLike, Float, Inexact
 
+from ._arrays import is_traced
+
 
 # Up to this many coordinates squared distances are summed from differences, which is exact for
 # near points and as fast as a matrix product; above, the product of centred points is used.
@@ -153,7 +155,7 @@ class PNorm(AbstractGroundCost):
         for name, number, least in (("p", self.p, 1), ("power", self.power, 0)):
             if number.ndim != 0:
                 raise ValueError(f"`{name}` must be one number, got shape {number.shape}.")
-            if not isinstance(number, jax.core.Tracer) and not (number >= least and number > 0):
+            if not is_traced(number) and not (number >= least and number > 0):
                 raise ValueError(
                     f"`{name}` must be at least 1 (`p`) or positive (`power`), got {number}."
                 )

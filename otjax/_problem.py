@@ -96,7 +96,7 @@ class EntropicProblem(eqx.Module):
         largest = jnp.sqrt(jnp.finfo(self.epsilon.dtype).max)
         epsilon_valid = (self.epsilon > 0) & (self.epsilon < largest)
         epsilon = jnp.where(epsilon_valid, self.epsilon, 1)
-        sides, rho_valid = zip(*(side.prepare() for side in self.marginals), strict=True)
+        (side_a, a_rho_valid), (side_b, b_rho_valid) = (side.prepare() for side in self.marginals)
         same_total = jnp.array(True)
         if self.has_gauge:
             # Totals that agree up to rounding are made to agree, or no plan could be exact.
@@ -106,13 +106,13 @@ class EntropicProblem(eqx.Module):
         result = RESULTS.successful
         for valid, otherwise in (
             (same_total, RESULTS.unequal_mass),
-            (rho_valid[0] & rho_valid[1], RESULTS.invalid_rho),
+            (a_rho_valid & b_rho_valid, RESULTS.invalid_rho),
             (epsilon_valid, RESULTS.invalid_epsilon),
             (a_valid & b_valid, RESULTS.invalid_mass),
             (finite, RESULTS.nonfinite_input),
         ):
             result = RESULTS.where(valid, result, otherwise)
-        return EntropicProblem(geometry, a, b, epsilon=epsilon, marginals=sides), result
+        return EntropicProblem(geometry, a, b, epsilon=epsilon, marginals=(side_a, side_b)), result
 
 
 def _masses(masses: ArrayLike | None, name: str, size: int, dtype: jnp.dtype) -> Float[Array, " n"]:

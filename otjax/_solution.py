@@ -80,7 +80,8 @@ class Solution(eqx.Module):
     @property
     def T(self) -> "Solution":
         """The same solution with the two measures exchanged: `T.transport` is the inverse map."""
-        return Solution(self.problem.T, self.potentials[::-1], self.value, self.result, self.stats)
+        f, g = self.potentials
+        return Solution(self.problem.T, (g, f), self.value, self.result, self.stats)
 
     def potential(self, x: ArrayLike) -> Float[Array, " k"]:
         """The first potential at any points, by the soft c-transform of the second.

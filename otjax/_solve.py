@@ -54,12 +54,14 @@ def solve(
         raise ValueError(
             f"`adjoint` must be an adjoint such as `ImplicitAdjoint()`, got {adjoint!r}."
         )
-    if max_steps is not None:
-        if isinstance(max_steps, int) and max_steps < 0:
-            raise ValueError(f"`max_steps` must not be negative, got {max_steps}.")
-        max_steps = jnp.asarray(max_steps)
+    if isinstance(max_steps, int) and max_steps < 0:
+        raise ValueError(f"`max_steps` must not be negative, got {max_steps}.")
     epsilon, potentials, value, result, stats = _solve(
-        problem, solver, _checked_init(init, problem), adjoint, max_steps
+        problem,
+        solver,
+        _checked_init(init, problem),
+        adjoint,
+        None if max_steps is None else jnp.asarray(max_steps),
     )
     if throw:
         failed = result != RESULTS.successful
@@ -102,13 +104,13 @@ def _checked_init(
         return None
     if not isinstance(init, tuple) or len(init) != 2:
         raise ValueError("`init` must be a pair of potentials `(f, g)`.")
-    potentials = tuple(
+    f, g = (
         float_array(potential, f"init[{side}]", "points").astype(problem.geometry.dtype)
         for side, potential in enumerate(init)
     )
-    shapes = tuple(potential.shape[0] for potential in potentials)
-    if shapes != problem.geometry.shape:
+    if f.shape + g.shape != problem.geometry.shape:
         raise ValueError(
-            f"`init` must have one number for each point, {problem.geometry.shape}, got {shapes}."
+            f"`init` must have one number for each point, {problem.geometry.shape}, got "
+            f"{f.shape + g.shape}."
         )
-    return potentials
+    return f, g

@@ -1,15 +1,11 @@
 """What a solver sees of the supports and their cost."""
 
 import abc
-from typing import TypeVar
 
 import equinox as eqx
 import jax.numpy as jnp
 import lineax as lx
 from jaxtyping import Array, Bool, Float
-
-
-Geometry = TypeVar("Geometry", bound="AbstractGeometry")
 
 
 class AbstractGeometry(eqx.Module):
@@ -18,8 +14,15 @@ class AbstractGeometry(eqx.Module):
     Solvers use `softmin` and `plan` and nothing else; the other direction is `geometry.T`.
     """
 
-    shape: eqx.AbstractVar[tuple[int, int]]
-    dtype: eqx.AbstractVar[jnp.dtype]
+    @property
+    @abc.abstractmethod
+    def shape(self) -> tuple[int, int]:
+        """The numbers n and m of points."""
+
+    @property
+    @abc.abstractmethod
+    def dtype(self) -> jnp.dtype:
+        """float32 or float64."""
 
     @abc.abstractmethod
     def softmin(self, h: Float[Array, " m"], epsilon: Float[Array, ""]) -> Float[Array, " n"]:
@@ -37,7 +40,7 @@ class AbstractGeometry(eqx.Module):
 
     @abc.abstractmethod
     def prepare(
-        self: Geometry, a: Float[Array, " n"], b: Float[Array, " m"]
+        self, a: Float[Array, " n"], b: Float[Array, " m"]
     ) -> tuple["AbstractGeometry", Bool[Array, ""]]:
         """The geometry that a solver works on, and whether its numbers are finite.
 
@@ -48,5 +51,5 @@ class AbstractGeometry(eqx.Module):
 
     @property
     @abc.abstractmethod
-    def T(self: Geometry) -> Geometry:
+    def T(self) -> "AbstractGeometry":
         """The same geometry with the two sides exchanged."""

@@ -42,7 +42,8 @@ class CostMatrix(AbstractGeometry):
 
     @property
     def shape(self) -> tuple[int, int]:
-        return self.matrix.shape
+        n, m = self.matrix.shape
+        return n, m
 
     @property
     def dtype(self) -> jnp.dtype:
@@ -86,7 +87,8 @@ class TransposedCostMatrix(AbstractGeometry):
 
     @property
     def shape(self) -> tuple[int, int]:
-        return self.original.shape[::-1]
+        n, m = self.original.shape
+        return m, n
 
     @property
     def dtype(self) -> jnp.dtype:

@@ -3,12 +3,11 @@
 import abc
 
 import equinox as eqx
-import jax
 import jax.lax as lax
 import jax.numpy as jnp
 from jaxtyping import Array, ArrayLike, Float, Int, PyTree
 
-from .._arrays import positive_number
+from .._arrays import is_traced, positive_number
 from ._absorbed import Absorbed, Point
 
 
@@ -68,10 +67,9 @@ class Overrelaxation(AbstractAcceleration):
 
         - `omega`: the relaxation, between 0 and 2; 1 is the plain iteration.
         """
-        omega = positive_number(omega, "omega")
-        if not isinstance(omega, jax.core.Tracer) and not omega < 2:
-            raise ValueError(f"`omega` must be below 2, got {omega}.")
-        self.omega = omega
+        self.omega = positive_number(omega, "omega")
+        if not is_traced(self.omega) and not self.omega < 2:
+            raise ValueError(f"`omega` must be below 2, got {omega!r}.")
 
     def init(self, g: Float[Array, " m"], tolerance: Float[Array, ""]) -> _Best:
         return _nothing_yet(g)

@@ -9,7 +9,7 @@ import jax.lax as lax
 import jax.numpy as jnp
 from jaxtyping import Array, ArrayLike, Bool, Float, Int
 
-from .._arrays import positive_number
+from .._arrays import optional_positive_number
 from .._problem import EntropicProblem
 from .._schur import conjugate_gradients, Schur
 from ._absorbed import Absorbed, alternate, alternate_in_log_domain, DRIFT, Point
@@ -127,7 +127,7 @@ class DualNewton(AbstractSolver):
             skips it.
         - `max_products`: the largest number of conjugate gradient steps for one direction.
         """
-        self.tolerance = positive_number(tolerance, "tolerance")
+        self.tolerance = optional_positive_number(tolerance, "tolerance")
         self.annealing = GeometricAnnealing() if annealing is None else annealing
         self.newton = Newton(max_products)
 

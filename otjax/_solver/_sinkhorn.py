@@ -2,7 +2,7 @@
 
 from jaxtyping import Array, ArrayLike, Float, Int
 
-from .._arrays import positive_number
+from .._arrays import optional_positive_number
 from .._problem import EntropicProblem
 from ._absorbed import alternate, alternate_in_log_domain, average, average_in_log_domain
 from ._acceleration import AbstractAcceleration, Anderson
@@ -38,7 +38,7 @@ class Sinkhorn(AbstractSolver):
             skips it.
         - `acceleration`: `Anderson(...)`, `Overrelaxation(...)` or `Plain()`.
         """
-        self.tolerance = positive_number(tolerance, "tolerance")
+        self.tolerance = optional_positive_number(tolerance, "tolerance")
         self.annealing = GeometricAnnealing() if annealing is None else annealing
         self.acceleration = acceleration
 
@@ -72,7 +72,7 @@ class SymmetricSinkhorn(AbstractSolver):
 
         - `tolerance`: as for `Sinkhorn`.
         """
-        self.tolerance = positive_number(tolerance, "tolerance")
+        self.tolerance = optional_positive_number(tolerance, "tolerance")
 
     def run(
         self,
