@@ -33,6 +33,7 @@ from ._solver import (
     AbstractAcceleration as AbstractAcceleration,
     AbstractAnnealing as AbstractAnnealing,
     AbstractSolver as AbstractSolver,
+    Adaptive as Adaptive,
     Anderson as Anderson,
     DualNewton as DualNewton,
     GeometricAnnealing as GeometricAnnealing,

@@ -12,7 +12,7 @@ from ._marginals import AbstractMarginal, Balanced
 from ._problem import EntropicProblem
 from ._solution import Solution
 from ._solve import solve
-from ._solver import AbstractSolver, Sinkhorn
+from ._solver import AbstractSolver, default_solver
 
 
 class DivergenceSolutions(NamedTuple):
@@ -53,7 +53,7 @@ def sinkhorn_divergence(
         between `x` and `y`, not differentiated.
     - `cost`: a symmetric ground cost.
     - `marginals`: `Balanced()`, `Unbalanced(rho)`, or a pair of them.
-    - `solver`: `None` is `Sinkhorn()`; its `symmetric()` solves the two self-terms.
+    - `solver`: as for `solve`; its `symmetric()` solves the two self-terms.
     - `has_aux`: whether to return the solutions as well.
 
     **Returns:** the divergence, in the unit of the cost; with `has_aux` the pair of it and the
@@ -61,10 +61,10 @@ def sinkhorn_divergence(
 
     **Raises:** `ValueError` for wrong shapes, dtypes and types.
     """
-    solver = Sinkhorn() if solver is None else solver
+    cloud = PointCloud(x, y, cost=cost)
+    solver = default_solver(cloud.dtype) if solver is None else solver
     if not isinstance(solver, AbstractSolver):
         raise ValueError(f"`solver` must be a solver such as `Sinkhorn()`, got {solver!r}.")
-    cloud = PointCloud(x, y, cost=cost)
     cross = EntropicProblem(cloud, a, b, epsilon=epsilon, marginals=marginals)
     side_a, side_b = cross.marginals
 

@@ -75,8 +75,9 @@ class EntropicProblem(eqx.Module):
     @property
     def T(self) -> "EntropicProblem":
         """The same problem with the two measures exchanged."""
+        (side_a, side_b), transposed = self.marginals, self.geometry.T
         return EntropicProblem(
-            self.geometry.T, self.b, self.a, epsilon=self.epsilon, marginals=self.marginals[::-1]
+            transposed, self.b, self.a, epsilon=self.epsilon, marginals=(side_b, side_a)
         )
 
     @property

@@ -10,7 +10,7 @@ from ._dual import centre, marginal_error
 from ._problem import EntropicProblem
 from ._results import RESULTS
 from ._solution import Solution, Stats
-from ._solver import AbstractSolver, Potentials, rounding_floor, Sinkhorn
+from ._solver import AbstractSolver, default_solver, Potentials, rounding_floor
 
 
 def solve(
@@ -29,7 +29,8 @@ def solve(
     **Arguments:**
 
     - `problem`: the problem.
-    - `solver`: `Sinkhorn(...)`; `None` is `Sinkhorn()`.
+    - `solver`: `Sinkhorn(...)`, `DualNewton(...)` or `Adaptive(...)`. `None` is `Sinkhorn()` in
+        float32 and `Adaptive()` in float64.
     - `init`: potentials `(f, g)` to start from, for instance those of an earlier solution.
     - `adjoint`: how potentials are differentiated; `None` is `ImplicitAdjoint()`. The value
         always has its envelope derivative, which needs the potentials only.
@@ -46,7 +47,7 @@ def solve(
             f"`problem` must be an `EntropicProblem`, got {type(problem).__name__}; pass "
             "`otjax.EntropicProblem(otjax.PointCloud(x, y))`."
         )
-    solver = Sinkhorn() if solver is None else solver
+    solver = default_solver(problem.geometry.dtype) if solver is None else solver
     adjoint = ImplicitAdjoint() if adjoint is None else adjoint
     if not isinstance(solver, AbstractSolver):
         raise ValueError(f"`solver` must be a solver such as `Sinkhorn()`, got {solver!r}.")

@@ -4,6 +4,7 @@ from ._acceleration import (
     Overrelaxation as Overrelaxation,
     Plain as Plain,
 )
+from ._adaptive import Adaptive as Adaptive, default_solver as default_solver
 from ._annealing import (
     AbstractAnnealing as AbstractAnnealing,
     GeometricAnnealing as GeometricAnnealing,

@@ -1,0 +1,119 @@
+"""Extrapolation while it is fast, Newton's step when it is not; and the choice of a solver."""
+
+import equinox as eqx
+import jax.lax as lax
+import jax.numpy as jnp
+from jaxtyping import Array, ArrayLike, Bool, Float, Int, PyTree
+
+from .._arrays import optional_positive_number
+from .._problem import EntropicProblem
+from ._absorbed import Absorbed, alternate, alternate_in_log_domain, Point
+from ._acceleration import AbstractAcceleration, Anderson
+from ._annealing import AbstractAnnealing, GeometricAnnealing
+from ._base import AbstractSolver, Outcome, Potentials
+from ._loop import AbsorbedIteration
+from ._newton import Newton
+from ._sinkhorn import Sinkhorn, SymmetricSinkhorn
+
+
+# So many steps at a time tell how fast the extrapolation is; where the tolerance is further away
+# than so many more of them, a few of Newton's steps are cheaper.
+_WINDOW = 10
+_FAR = 100
+
+
+class _Trial(eqx.Module):
+    """Extrapolation on trial, with Newton's step in reserve."""
+
+    extrapolation: PyTree
+    newton: PyTree
+    use_newton: Bool[Array, ""]
+    error: Float[Array, ""]  # the least so far
+    error_before: Float[Array, ""]  # the least when the window began
+    count: Int[Array, ""]
+    tolerance: Float[Array, ""]
+
+
+class AndersonThenNewton(AbstractAcceleration):
+    """Anderson's extrapolation until its observed rate says that Newton's step is cheaper."""
+
+    extrapolation: Anderson
+    newton: Newton
+
+    def init(self, g: Float[Array, " m"], tolerance: Float[Array, ""]) -> _Trial:
+        infinity = jnp.full_like(tolerance, jnp.inf)
+        return _Trial(
+            extrapolation=self.extrapolation.init(g, tolerance),
+            newton=self.newton.init(g, tolerance),
+            use_newton=jnp.array(False),
+            error=infinity,
+            error_before=infinity,
+            count=jnp.array(0),
+            tolerance=tolerance,
+        )
+
+    def update(
+        self, history: _Trial, absorbed: Absorbed, point: Point
+    ) -> tuple[Float[Array, " m"], _Trial]:
+        error = jnp.fmin(history.error, point.error)
+        count = history.count + 1
+        full = count % _WINDOW == 0
+        # Steps of the rate seen in this window that would still be needed.
+        rate = jnp.log(history.error_before / error) / _WINDOW
+        needed = jnp.log(error / history.tolerance) / jnp.maximum(rate, 1e-6)
+        use_newton = history.use_newton | (full & (needed > _FAR))
+
+        def extrapolate():
+            g, extrapolation = self.extrapolation.update(history.extrapolation, absorbed, point)
+            return g, extrapolation, history.newton
+
+        def newton_step():
+            g, newton = self.newton.update(history.newton, absorbed, point)
+            return g, history.extrapolation, newton
+
+        g, extrapolation, newton = lax.cond(use_newton, newton_step, extrapolate)
+        before = jnp.where(full | (count == 1), error, history.error_before)
+        return g, _Trial(extrapolation, newton, use_newton, error, before, count, history.tolerance)
+
+
+class Adaptive(AbstractSolver):
+    """Sinkhorn with Anderson's extrapolation, then Newton where the observed rate asks for it.
+
+    The default in float64: `Sinkhorn` where that is fast, and no crawl where `DualNewton` has none.
+    """
+
+    tolerance: Float[Array, ""] | None
+    annealing: AbstractAnnealing
+
+    def __init__(
+        self, *, tolerance: ArrayLike | None = None, annealing: AbstractAnnealing | None = None
+    ):
+        """**Arguments:**
+
+        - `tolerance`, `annealing`: as for `Sinkhorn`.
+        """
+        self.tolerance = optional_positive_number(tolerance, "tolerance")
+        self.annealing = GeometricAnnealing() if annealing is None else annealing
+
+    def run(
+        self,
+        problem: EntropicProblem,
+        init: Potentials | None,
+        max_steps: Int[Array, ""] | None,
+    ) -> Outcome:
+        step = AndersonThenNewton(Anderson(), Newton())
+        loop = AbsorbedIteration(
+            alternate, alternate_in_log_domain, self.tolerance, self.annealing, step
+        )
+        return loop.run(problem, init, max_steps)
+
+    def symmetric(self) -> SymmetricSinkhorn:
+        return SymmetricSinkhorn(tolerance=self.tolerance)
+
+
+def default_solver(dtype: jnp.dtype) -> AbstractSolver:
+    """The solver for users who name none.
+
+    In float32 rounding ends a solve before Newton's step pays for its conjugate gradients.
+    """
+    return Adaptive() if dtype == jnp.float64 else Sinkhorn()
