@@ -1,0 +1,284 @@
+"""Trains a generator of 8 x 8 handwritten digits with the Sinkhorn divergence as its only loss.
+
+    python examples/digits_generator.py             # a few minutes on two CPU cores
+    python examples/digits_generator.py --resume    # on from the last checkpoint, bit for bit
+
+Writes `samples.png`, `loss.png`, `table.json` and `checkpoint.eqx` into the output directory, and
+prints how far the samples are from digits that training never saw. Needs `otjax[examples]`.
+"""
+
+import dataclasses
+import json
+import math
+import os
+import sys
+import time
+from pathlib import Path
+from typing import NoReturn
+
+import equinox as eqx
+import jax
+import jax.numpy as jnp
+import jax.random as jr
+import numpy as np
+import optax
+import ot
+import tyro
+from jaxtyping import Array, Float, Int, PyTree, UInt32
+from matplotlib.figure import Figure
+from sklearn.datasets import load_digits
+from sklearn.model_selection import train_test_split
+from tqdm import tqdm
+
+import otjax
+
+
+NUM_TEST = 450
+SPLIT_SEED = 0
+EMA_DECAY = 0.99  # of the moving average of the weights, which makes the final samples
+# What may differ between the run that wrote a checkpoint and the one that resumes it.
+FREE_TO_CHANGE = {"output", "checkpoint_interval", "resume", "stop_after"}
+
+
+@dataclasses.dataclass(frozen=True)
+class Config:
+    """A generator of handwritten digits, trained with the Sinkhorn divergence."""
+
+    steps: int = 2000  # training steps, spanned by the schedules of learning rate and epsilon
+    batch: int = 512  # images generated in each step
+    data_batch: int = 1347  # real images in each step; 1347 is all of the training set
+    latent: int = 8  # dimension of the Gaussian part of the noise
+    components: int = 10  # values of its discrete part, which lets samples fall into kinds
+    width: int = 256  # of the three hidden layers
+    learning_rate: float = 1e-3  # of Adam at the start; it decays to zero by a cosine
+    epsilon: float = 0.3  # in squared pixel distance, which is 9 on average between digits
+    epsilon_start: float = 1.0  # epsilon falls from here, over three quarters of the steps
+    seed: int = 0  # of the weights and the noise; the split of the data is fixed
+    output: Path = Path("outputs/digits")  # directory for all that is written
+    checkpoint_interval: int = 200  # steps between checkpoints
+    resume: bool = False  # go on from the checkpoint in the output directory
+    stop_after: int | None = None  # stop after this step, as an interruption would
+
+
+class Generator(eqx.Module):
+    """Noise to image: a multilayer perceptron on a Gaussian and a one-hot code."""
+
+    mlp: eqx.nn.MLP
+    latent: int = eqx.field(static=True)
+    components: int = eqx.field(static=True)
+
+    def __init__(self, config: Config, key: Array):
+        self.latent, self.components = config.latent, config.components
+        size = config.latent + config.components
+        self.mlp = eqx.nn.MLP(
+            size, 64, config.width, depth=3, final_activation=jax.nn.sigmoid, key=key
+        )
+
+    def sample(self, key: Array, num: int) -> Float[Array, "num 64"]:
+        key_gaussian, key_code = jr.split(key)
+        gaussian = jr.normal(key_gaussian, (num, self.latent))
+        code = jax.nn.one_hot(jr.randint(key_code, (num,), 0, self.components), self.components)
+        # The factor sets the components apart by more than the Gaussian spreads them.
+        return jax.vmap(self.mlp)(jnp.concatenate([gaussian, 3 * code], axis=1))
+
+
+class State(eqx.Module):
+    """All that a step reads and writes: saved whole, it resumes to the same numbers."""
+
+    model: Generator
+    ema: Generator
+    opt_state: PyTree
+    step: Int[Array, ""]
+    losses: Float[Array, " steps"]
+    unconverged: Int[Array, ""]
+    key: UInt32[Array, "2"]
+
+
+def optimiser(config: Config) -> optax.GradientTransformation:
+    schedule = optax.cosine_decay_schedule(config.learning_rate, config.steps)
+    return optax.chain(optax.clip_by_global_norm(1.0), optax.adam(schedule, b2=0.99))
+
+
+def init_state(config: Config) -> State:
+    key_model, key_steps = jr.split(jr.key(config.seed))
+    model = Generator(config, key_model)
+    opt_state = optimiser(config).init(eqx.filter(model, eqx.is_array))
+    zero, losses = jnp.zeros((), jnp.int32), jnp.full(config.steps, jnp.nan, jnp.float32)
+    return State(model, model, opt_state, zero, losses, zero, jr.key_data(key_steps))
+
+
+@eqx.filter_jit
+@eqx.debug.assert_max_traces(max_traces=1)
+def train_step(
+    state: State, data: Float[Array, "n 64"], config: Config
+) -> tuple[State, Float[Array, ""], Int[Array, ""]]:
+    """One step; also its loss, and the most steps that one of the three solves took."""
+    key_data, key_noise = jr.split(jr.fold_in(jr.wrap_key_data(state.key), state.step))
+    real = jr.choice(key_data, data, (config.data_batch,), replace=False)
+    # A traced number: annealing it compiles nothing anew.
+    progress = jnp.minimum(state.step / (0.75 * config.steps), 1)
+    epsilon = config.epsilon_start * (config.epsilon / config.epsilon_start) ** progress
+
+    def loss_fn(model: Generator):
+        fake = model.sample(key_noise, config.batch)
+        return otjax.sinkhorn_divergence(fake, real, epsilon=epsilon, has_aux=True)
+
+    (loss, solutions), grads = eqx.filter_value_and_grad(loss_fn, has_aux=True)(state.model)
+    failed = jnp.stack([s.result != otjax.RESULTS.successful for s in solutions])
+    solver_steps = jnp.stack([s.stats.num_steps for s in solutions])
+    updates, opt_state = optimiser(config).update(grads, state.opt_state)
+    model = eqx.apply_updates(state.model, updates)
+    weights, static = eqx.partition(model, eqx.is_array)
+    # The average forgets its start faster while it is young.
+    rate = 1 - jnp.minimum(EMA_DECAY, (1 + state.step) / (10 + state.step))
+    ema = optax.incremental_update(weights, eqx.filter(state.ema, eqx.is_array), rate)
+    # Points that are not finite give a finite loss, and a result that says so: NaN here, so that
+    # the loop stops at them, and at weights that this step broke.
+    sound = jnp.isfinite(optax.global_norm(weights))
+    sound &= solutions.xy.result != otjax.RESULTS.nonfinite_input
+    loss = jnp.where(sound, loss, jnp.nan)
+    losses = state.losses.at[state.step].set(loss)
+    unconverged = state.unconverged + jnp.sum(failed)
+    ema = eqx.combine(ema, static)
+    new = State(model, ema, opt_state, state.step + 1, losses, unconverged, state.key)
+    return new, loss, jnp.max(solver_steps)
+
+
+def train(config: Config, state: State, data: Float[Array, "n 64"], path: Path) -> State:
+    stop = config.stop_after or config.steps
+    with tqdm(initial=int(state.step), total=config.steps, unit="step") as bar:
+        for step in range(int(state.step) + 1, stop + 1):
+            new, loss, solver_steps = train_step(state, data, config)
+            if not math.isfinite(float(loss)):
+                last = f"the last good one is {path}" if path.exists() else "there is none"
+                raise SystemExit(
+                    f"error: the loss or the weights became non-finite in step {step}; of the "
+                    f"checkpoints {last}. Lower --learning-rate."
+                )
+            state = new
+            bar.set_postfix(
+                loss=f"{loss:.3f}", solver=int(solver_steps), unconverged=int(state.unconverged)
+            )
+            bar.update()
+            if step % config.checkpoint_interval == 0 or step == stop:
+                save(path, config, state)
+    return state
+
+
+def save(path: Path, config: Config, state: State) -> None:
+    """A line of options, then the leaves; renamed into place, so that no half file is ever left."""
+    temporary = path.with_suffix(".tmp")
+    with temporary.open("wb") as file:
+        file.write(json.dumps(dataclasses.asdict(config), default=str).encode() + b"\n")
+        eqx.tree_serialise_leaves(file, state)
+        file.flush()
+        os.fsync(file.fileno())
+    temporary.replace(path)
+
+
+def load(path: Path, config: Config) -> State:
+    if not path.exists():
+        fail(f"--resume: there is no checkpoint at {path}; run once without --resume.")
+    with path.open("rb") as file:
+        try:
+            saved = json.loads(file.readline())
+            for name, value in dataclasses.asdict(config).items():
+                if name not in FREE_TO_CHANGE and saved[name] != value:
+                    fail(f"--resume: {path} was made with {name}={saved[name]}, not {value}.")
+            return eqx.tree_deserialise_leaves(file, eqx.filter_eval_shape(init_state, config))
+        except (EOFError, KeyError, RuntimeError, TypeError, ValueError) as error:
+            fail(f"--resume: {path} is not a checkpoint of this script ({error}).")
+
+
+def fail(message: str) -> NoReturn:
+    print(f"error: {message}", file=sys.stderr)
+    raise SystemExit(2)
+
+
+def check(config: Config, num_data: int) -> None:
+    """Ends with exit code 2 and a message that names the first bad option."""
+    for name, value in dataclasses.asdict(config).items():
+        number = type(value) in (int, float) and name != "seed"
+        if number and not 0 < value < math.inf:
+            fail(f"--{name.replace('_', '-')} must be positive and finite, got {value}.")
+    if config.data_batch > num_data:
+        fail(f"--data-batch must be at most {num_data}, the training set, got {config.data_batch}.")
+    if config.stop_after is not None and config.stop_after > config.steps:
+        fail(f"--stop-after must be at most --steps={config.steps}, got {config.stop_after}.")
+
+
+def evaluate(points: np.ndarray, test: np.ndarray, epsilon: float) -> dict[str, float]:
+    """The exact squared 2-Wasserstein distance by linear programming, and two more numbers."""
+    uniform = [np.full(len(cloud), 1 / len(cloud)) for cloud in (points, test)]
+    distances = ot.dist(points.astype(np.float64), test.astype(np.float64), metric="sqeuclidean")
+    divergence = jax.jit(otjax.sinkhorn_divergence)
+    return {
+        "w2_squared": float(ot.emd2(*uniform, distances, numItermax=1_000_000)),
+        "sinkhorn_divergence": float(divergence(points.astype(np.float32), test, epsilon=epsilon)),
+        "total_variance": float(points.var(axis=0).sum()),
+    }
+
+
+def draw(samples: np.ndarray, real: np.ndarray, losses: np.ndarray, output: Path) -> None:
+    figure = Figure(figsize=(9, 4.8), layout="tight")
+    panels = {"generated": samples, "real": real}
+    for axis, (title, images) in zip(figure.subplots(1, 2), panels.items(), strict=True):
+        tiles = np.pad(images[:100].reshape(10, 10, 8, 8), ((0, 0), (0, 0), (1, 1), (1, 1)))
+        axis.imshow(tiles.transpose(0, 2, 1, 3).reshape(100, 100), cmap="gray_r", vmin=0, vmax=1)
+        axis.set_title(title)
+        axis.axis("off")
+    figure.savefig(output / "samples.png", dpi=120)
+    figure = Figure(figsize=(6, 4), layout="tight")
+    axis = figure.add_subplot()
+    axis.plot(np.arange(1, len(losses) + 1), losses, linewidth=0.8)
+    axis.set(xlabel="step", ylabel="Sinkhorn divergence to the training digits", yscale="log")
+    figure.savefig(output / "loss.png", dpi=120)
+
+
+def main(config: Config) -> None:
+    digits = (load_digits().data / 16).astype(np.float32)
+    data, test = train_test_split(digits, test_size=NUM_TEST, random_state=SPLIT_SEED)
+    check(config, len(data))
+    checkpoint = config.output / "checkpoint.eqx"
+    state = load(checkpoint, config) if config.resume else init_state(config)
+    try:
+        config.output.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        fail(f"--output is no directory to write to: {error}.")
+    print(f"device: {jax.devices()[0].device_kind} ({jax.default_backend()})")
+
+    begin = time.perf_counter()
+    state = train(config, state, jnp.asarray(data), checkpoint)
+    seconds = time.perf_counter() - begin
+    if int(state.step) < config.steps:
+        print(f"stopped after step {state.step} of {config.steps}; --resume goes on.")
+        return
+
+    # A key that no training step has used.
+    noise = jr.fold_in(jr.wrap_key_data(state.key), config.steps)
+    samples, losses = np.asarray(state.ema.sample(noise, len(data))), np.asarray(state.losses)
+    gaussian = np.random.default_rng(SPLIT_SEED).multivariate_normal(
+        data.mean(axis=0), np.cov(data.T), size=len(data)
+    )
+    clouds = {
+        "generator": samples,
+        "training set (floor)": data,
+        "Gaussian, clipped": gaussian.clip(0, 1),
+        "Gaussian": gaussian,
+    }
+    table = {name: evaluate(cloud, test, config.epsilon) for name, cloud in clouds.items()}
+    draw(samples, test, losses, config.output)
+    report = {"config": dataclasses.asdict(config), "seconds": seconds, "table": table}
+    report |= {"unconverged": int(state.unconverged), "losses": losses.tolist()}
+    (config.output / "table.json").write_text(json.dumps(report, default=str, indent=1) + "\n")
+
+    print(f"{len(data)} points each against {len(test)} test digits; trained in {seconds:.0f} s;")
+    print(f"{state.unconverged} of {3 * config.steps} solves did not converge")
+    print(f"{'':24}{'exact W2^2':>12}{'divergence':>12}{'variance':>12}")
+    for name, row in table.items():
+        print(f"{name:24}" + "".join(f"{value:12.3f}" for value in row.values()))
+    print(f"written to {config.output}")
+
+
+if __name__ == "__main__":
+    main(tyro.cli(Config))

@@ -1,0 +1,132 @@
+"""The examples run from end to end, resume to the same bits, and refuse bad options."""
+
+import importlib.util
+import json
+import os
+import runpy
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+
+EXAMPLES = Path(__file__).parents[1] / "examples"
+NEEDED = ("matplotlib", "ot", "sklearn", "tqdm", "tyro")
+
+pytestmark = pytest.mark.skipif(
+    any(importlib.util.find_spec(name) is None for name in NEEDED),
+    reason="the examples need `otjax[examples]`",
+)
+
+TINY_DIGITS = "--batch 16 --data-batch 24 --width 8 --latent 2 --components 3".split()
+TINY_FLOW = "--points 20 --steps 2 --stages 2".split()
+
+
+@pytest.fixture(scope="module")
+def compile_cache(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return tmp_path_factory.mktemp("cache")
+
+
+@pytest.fixture
+def run(compile_cache: Path, tmp_path: Path):
+    """Runs an example as a user does, in a process of its own."""
+
+    def run(script: str, *options: str | Path) -> subprocess.CompletedProcess[str]:
+        environment = os.environ | {
+            "JAX_PLATFORMS": "cpu",
+            "JAX_DISABLE_MOST_OPTIMIZATIONS": "1",
+            "JAX_COMPILATION_CACHE_DIR": str(compile_cache),
+            "JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS": "0",
+        }
+        command = [sys.executable, EXAMPLES / script, *options]
+        return subprocess.run(
+            command, env=environment, cwd=tmp_path, capture_output=True, text=True, check=False
+        )
+
+    return run
+
+
+def is_png(path: Path) -> bool:
+    return path.read_bytes().startswith(b"\x89PNG\r\n")
+
+
+def test_digits_resume_is_bitwise(run, tmp_path: Path):
+    whole, parts = tmp_path / "whole", tmp_path / "parts"
+    options = [*TINY_DIGITS, "--steps", "4"]
+    first = run("digits_generator.py", *options, "--output", whole)
+    assert first.returncode == 0, first.stderr
+    for extra in (["--stop-after", "2"], ["--resume"]):
+        half = run("digits_generator.py", *options, "--output", parts, *extra)
+        assert half.returncode == 0, half.stderr
+
+    reports = [json.loads((path / "table.json").read_text()) for path in (whole, parts)]
+    assert len(set(reports[0]["losses"])) == 4
+    assert reports[0]["losses"] == reports[1]["losses"]
+    assert reports[0]["table"] == reports[1]["table"]
+    assert is_png(whole / "samples.png") and is_png(whole / "loss.png")
+    assert "device: cpu" in first.stdout
+    # The rows that need no training: the floor lies below the Gaussians.
+    table = reports[0]["table"]
+    floor = table["training set (floor)"]
+    for name in ("Gaussian", "Gaussian, clipped"):
+        assert floor["w2_squared"] < table[name]["w2_squared"]
+        assert floor["sinkhorn_divergence"] < table[name]["sinkhorn_divergence"]
+
+    other = run("digits_generator.py", *options, "--output", parts, "--resume", "--seed", "1")
+    assert other.returncode == 2
+    assert "was made with seed=0, not 1" in other.stderr
+
+
+def test_digits_stop_at_a_broken_step_and_keep_the_checkpoint(run, tmp_path: Path):
+    # The first step makes weights so large that the images of the second are NaN.
+    options = [*TINY_DIGITS, "--steps", "3", "--checkpoint-interval", "1"]
+    end = run("digits_generator.py", *options, "--learning-rate", "1e15", "--output", tmp_path)
+    assert end.returncode == 1
+    assert "became non-finite in step 2" in end.stderr
+    assert "Lower --learning-rate" in end.stderr
+    assert (tmp_path / "checkpoint.eqx").exists()
+    assert not (tmp_path / "checkpoint.tmp").exists()
+
+
+def test_flow_draws_a_mesh(run, tmp_path: Path):
+    mesh = tmp_path / "tetrahedron.obj"
+    mesh.write_text("# four vertices\nv 0 0 0\nv 1 0 0\nv 0 1 0\nvn 0 0 1\nv 0 0 1\nf 1 2 3\n")
+    absent = run("point_cloud_flow.py", "--obj", tmp_path / "absent.obj")
+    assert absent.returncode == 2
+    assert "Traceback" not in absent.stderr
+    for extra in ([], ["--obj", mesh]):
+        picture = tmp_path / f"flow{len(extra)}.png"
+        end = run("point_cloud_flow.py", *TINY_FLOW, "--output", picture, *extra)
+        assert end.returncode == 0, end.stderr
+        assert is_png(picture)
+        assert "unconverged=0" in end.stderr
+
+
+@pytest.mark.parametrize(
+    ("script", "options", "message"),
+    [
+        ("digits_generator.py", ["--resume"], "there is no checkpoint at"),
+        ("digits_generator.py", ["--data-batch", "1348"], "--data-batch must be at most 1347"),
+        ("digits_generator.py", ["--stop-after", "9", "--steps", "8"], "--stop-after must be"),
+        ("digits_generator.py", ["--epsilon", "-1"], "--epsilon must be positive"),
+        ("digits_generator.py", ["--learning-rate", "nan"], "--learning-rate must be positive"),
+        ("digits_generator.py", ["--steps", "0"], "--steps must be positive"),
+        ("digits_generator.py", ["--output", "file.obj"], "--output is no directory"),
+        ("digits_generator.py", ["--steps", "many"], "many"),
+        ("point_cloud_flow.py", ["--obj", "absent.obj"], "absent.obj cannot be read"),
+        ("point_cloud_flow.py", ["--obj", "file.obj"], "file.obj must hold two distinct vertices"),
+        ("point_cloud_flow.py", ["--obj", "broken.obj"], "broken.obj cannot be read"),
+        ("point_cloud_flow.py", ["--points", "1"], "--points must be at least 2"),
+        ("point_cloud_flow.py", ["--epsilon", "0"], "--epsilon must be positive"),
+    ],
+)
+def test_bad_options_exit_with_a_message(monkeypatch, capsys, tmp_path, script, options, message):
+    (tmp_path / "file.obj").write_text("")
+    (tmp_path / "broken.obj").write_text("v 1 2\nv 1 2 x\n")
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setattr(sys, "argv", [script, *options])
+    with pytest.raises(SystemExit) as end:
+        runpy.run_path(str(EXAMPLES / script), run_name="__main__")
+    assert end.value.code == 2
+    assert message in capsys.readouterr().err
