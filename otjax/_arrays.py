@@ -7,6 +7,7 @@ import jax
 import jax.core
 import jax.lax as lax
 import jax.numpy as jnp
+import numpy as np
 from jaxtyping import Array, ArrayLike, Float
 
 
@@ -73,7 +74,8 @@ def positive_number(value: ArrayLike, name: str) -> Float[Array, ""]:
     **Raises:** `ValueError`, naming the setting.
     """
     number = float_scalar(value, name, jnp.result_type(float))
-    if not is_traced(number) and not number > 0:
+    known = known_number(value)
+    if known is not None and not known > 0:
         raise ValueError(f"`{name}` must be positive, got {value!r}.")
     return number
 
@@ -83,9 +85,10 @@ def optional_positive_number(value: ArrayLike | None, name: str) -> Float[Array,
     return None if value is None else positive_number(value, name)
 
 
-def is_traced(array: Array) -> bool:
-    """Whether the values of an array are not known yet."""
-    return isinstance(array, jax.core.Tracer)
+def known_number(value: ArrayLike) -> float | None:
+    """The value of a number, if it is known while tracing."""
+    # By NumPy, as even constants are traced when JAX computes with them under `jit`.
+    return None if isinstance(value, jax.core.Tracer) else float(np.asarray(value))
 
 
 def constant(tree: Tree) -> Tree:

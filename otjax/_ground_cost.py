@@ -11,7 +11,7 @@ import jax.lax as lax
 import jax.numpy as jnp
 from jaxtyping import Array, ArrayLike, Float, Inexact
 
-from ._arrays import is_traced
+from ._arrays import known_number, positive_number
 
 
 # Up to this many coordinates squared distances are summed from differences, which is exact for
@@ -150,15 +150,11 @@ class PNorm(AbstractGroundCost):
         - `p`: the order of the norm, at least 1. A number that can be traced and differentiated.
         - `power`: the power to which the norm is raised, positive; likewise.
         """
-        self.p = jnp.asarray(p, jnp.result_type(float))
-        self.power = jnp.asarray(power, jnp.result_type(float))
-        for name, number, least in (("p", self.p, 1), ("power", self.power, 0)):
-            if number.ndim != 0:
-                raise ValueError(f"`{name}` must be one number, got shape {number.shape}.")
-            if not is_traced(number) and not (number >= least and number > 0):
-                raise ValueError(
-                    f"`{name}` must be at least 1 (`p`) or positive (`power`), got {number}."
-                )
+        self.p = positive_number(p, "p")
+        self.power = positive_number(power, "power")
+        known = known_number(p)
+        if known is not None and not known >= 1:
+            raise ValueError(f"`p` must be at least 1, got {p!r}.")
 
     def __call__(self, x: Float[Array, " d"], y: Float[Array, " d"]) -> Float[Array, ""]:
         p, power = self.p.astype(x.dtype), self.power.astype(x.dtype)

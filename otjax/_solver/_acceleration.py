@@ -7,7 +7,7 @@ import jax.lax as lax
 import jax.numpy as jnp
 from jaxtyping import Array, ArrayLike, Float, Int, PyTree
 
-from .._arrays import is_traced, positive_number
+from .._arrays import known_number, positive_number
 from ._absorbed import Absorbed, Point
 
 
@@ -68,7 +68,8 @@ class Overrelaxation(AbstractAcceleration):
         - `omega`: the relaxation, between 0 and 2; 1 is the plain iteration.
         """
         self.omega = positive_number(omega, "omega")
-        if not is_traced(self.omega) and not self.omega < 2:
+        known = known_number(omega)
+        if known is not None and not known < 2:
             raise ValueError(f"`omega` must be below 2, got {omega!r}.")
 
     def init(self, g: Float[Array, " m"], tolerance: Float[Array, ""]) -> _Best:

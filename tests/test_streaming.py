@@ -1,0 +1,98 @@
+"""The two engines agree, and the streamed one never needs the matrix."""
+
+import helpers
+import jax
+import jax.numpy as jnp
+import lineax as lx
+import numpy as np
+import pytest
+
+import otjax
+
+
+SOLVER = otjax.Sinkhorn(tolerance=1e-12)
+CASES = [("squared euclidean", 3), ("squared euclidean", 10), ("euclidean", 10), ("callable", 3)]
+
+
+def _solve(x, y, a, b, epsilon, cost, budget) -> otjax.Solution:
+    cloud = otjax.PointCloud(x, y, cost=helpers.COSTS[cost](), budget=budget)
+    return otjax.solve(otjax.EntropicProblem(cloud, a, b, epsilon=epsilon), SOLVER)
+
+
+@pytest.mark.parametrize("cost, d", CASES)
+def test_values_plans_and_derivatives_agree(cost: str, d: int) -> None:
+    x, y = helpers.points(d=d)
+    a, b = helpers.masses(zeros=True)
+    u, v = helpers.points(7, d=d)
+
+    def everything(x, y, budget):
+        solution = _solve(x, y, a, b, 2.0, cost, budget)
+        outputs = (
+            solution.value,
+            solution.value_linear,
+            solution.plan.mv(v[:, 0]),
+            solution.plan.T.mv(u[:, 0]),
+            solution.marginals,
+            solution.transport(x),
+        )
+        return outputs, jnp.sum(solution.plan.as_matrix() ** 2)
+
+    def scalar(x, y, budget):
+        outputs, squares = everything(x, y, budget)
+        return outputs[0] + outputs[1] + jnp.sum(outputs[5]) + squares
+
+    def measured(budget):
+        gradient = jax.grad(scalar, argnums=(0, 1))
+        outputs = everything(x, y, budget)
+        moved = jax.jvp(lambda x, y: gradient(x, y, budget), (x, y), (u, v))
+        return outputs, moved
+
+    dense, streamed = (
+        jax.jit(measured, static_argnums=0)(2**30),
+        jax.jit(measured, static_argnums=0)(helpers.STREAMED_BUDGET),
+    )
+    jax.tree.map(
+        lambda p, q: np.testing.assert_allclose(p, q, rtol=1e-8, atol=1e-9), dense, streamed
+    )
+
+
+@pytest.mark.parametrize("engine", helpers.ENGINES)
+def test_plan_is_a_linear_operator(engine: str) -> None:
+    plan = otjax.solve(helpers.make_problem(engine=engine)).plan
+    matrix = plan.as_matrix()
+    assert isinstance(plan, lx.AbstractLinearOperator)
+    assert matrix.shape == (helpers.N, helpers.M) == (plan.out_size(), plan.in_size())
+    vector = helpers.masses(4)
+    np.testing.assert_allclose(plan.mv(vector[1]), matrix @ vector[1], rtol=1e-12)
+    np.testing.assert_allclose(plan.T.mv(vector[0]), matrix.T @ vector[0], rtol=1e-12)
+    np.testing.assert_allclose((2 * plan).mv(vector[1]), 2 * matrix @ vector[1], rtol=1e-12)
+    np.testing.assert_allclose(lx.materialise(plan).as_matrix(), matrix, rtol=1e-12)
+    np.testing.assert_allclose(lx.diagonal(plan), jnp.diagonal(matrix), rtol=1e-12)
+    assert not lx.is_symmetric(plan)
+
+
+def test_the_budget_decides() -> None:
+    """The matrix exists where it fits, and only there."""
+    x, y = (jax.ShapeDtypeStruct((2000, 3), jnp.float32) for _ in range(2))
+    matrix = 2000 * 2000 * 4
+
+    def peak(budget: float) -> int:
+        def value(x, y):
+            cloud = otjax.PointCloud(x, y, budget=budget)
+            return otjax.solve(otjax.EntropicProblem(cloud, epsilon=0.1), throw=False).value
+
+        analysis = jax.jit(jax.value_and_grad(value)).lower(x, y).compile().memory_analysis()
+        return analysis.temp_size_in_bytes
+
+    assert peak(matrix - 1) < 0.5 * matrix < matrix <= peak(matrix)
+
+
+def test_memory_of_a_streamed_gradient() -> None:
+    x, y = (jax.ShapeDtypeStruct((100_000, 3), jnp.float32) for _ in range(2))
+
+    def value(x, y):
+        problem = otjax.EntropicProblem(otjax.PointCloud(x, y), epsilon=0.1)
+        return otjax.solve(problem, throw=False).value
+
+    analysis = jax.jit(jax.value_and_grad(value)).lower(x, y).compile().memory_analysis()
+    assert analysis.temp_size_in_bytes < 200e6 < 100_000**2 * 4
