@@ -62,6 +62,8 @@ class ImplicitAdjoint(AbstractAdjoint):
         - `max_steps`: the largest number of conjugate gradient steps.
         """
         self.tolerance = optional_positive_number(tolerance, "tolerance")
+        if max_steps < 1:
+            raise ValueError(f"`max_steps` must be at least 1, got {max_steps}.")
         self.max_steps = max_steps
 
     def attach(

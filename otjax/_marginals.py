@@ -10,6 +10,8 @@ import equinox as eqx
 import jax.numpy as jnp
 from jaxtyping import Array, ArrayLike, Bool, Float
 
+from ._arrays import float_scalar
+
 
 class AbstractMarginal(eqx.Module):
     """The constraint or penalty that ties one marginal of the plan to the given masses."""
@@ -61,11 +63,7 @@ class Unbalanced(AbstractMarginal):
         **Raises:** `ValueError` if `rho` is not one number; a value that is not positive is
         reported by the solve, as `RESULTS.invalid_rho`.
         """
-        self.rho = jnp.asarray(rho, jnp.result_type(float))
-        if self.rho.ndim != 0:
-            raise ValueError(
-                f"`rho` must be one number, got shape {self.rho.shape}; to sweep it use `jax.vmap`."
-            )
+        self.rho = float_scalar(rho, "rho", jnp.result_type(float))
 
     def dual(self, f: Float[Array, " n"], a: Float[Array, " n"]) -> Float[Array, ""]:
         rho = self.rho.astype(f.dtype)

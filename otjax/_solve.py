@@ -35,7 +35,8 @@ def solve(
     - `adjoint`: how potentials are differentiated; `None` is `ImplicitAdjoint()`. The value
         always has its envelope derivative, which needs the potentials only.
     - `max_steps`: the largest number of steps; `None` is the solver's own limit.
-    - `throw`: whether a result other than `successful` raises; otherwise it is returned.
+    - `throw`: whether a result other than `successful` raises; otherwise it is returned. (Under
+        `jax.jit` the error reaches Python through a callback, wrapped by JAX.)
 
     **Returns:** a `Solution`.
 
@@ -55,8 +56,8 @@ def solve(
         raise ValueError(
             f"`adjoint` must be an adjoint such as `ImplicitAdjoint()`, got {adjoint!r}."
         )
-    if isinstance(max_steps, int) and max_steps < 0:
-        raise ValueError(f"`max_steps` must not be negative, got {max_steps}.")
+    if max_steps is not None and not (isinstance(max_steps, int) and max_steps >= 0):
+        raise ValueError(f"`max_steps` must be a number of steps, got {max_steps!r}.")
     epsilon, potentials, value, result, stats = _solve(
         problem,
         solver,

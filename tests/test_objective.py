@@ -17,7 +17,9 @@ def _kl(p: np.ndarray, q: np.ndarray) -> float:
 def _objective(problem: otjax.EntropicProblem, plan: np.ndarray, cost: np.ndarray) -> float:
     a, b = np.asarray(problem.a), np.asarray(problem.b)
     value = np.sum(plan * cost) + float(problem.epsilon) * _kl(plan, np.outer(a, b))
-    for side, marginal, mass in zip(problem.marginals, (plan.sum(1), plan.sum(0)), (a, b)):
+    for side, marginal, mass in zip(
+        problem.marginals, (plan.sum(1), plan.sum(0)), (a, b), strict=True
+    ):
         if isinstance(side, otjax.Unbalanced):
             value += float(side.rho) * _kl(marginal, mass)
     return value

@@ -23,7 +23,16 @@ def softmin_rows(
 def without_infinities(cost: Float[Array, "..."]) -> Float[Array, "..."]:
     """A forbidden pair costs infinity: a cost so large that nothing moves, yet whose products
     with other numbers of the problem, and so all derivatives, stay finite."""
-    return jnp.where(cost == jnp.inf, jnp.sqrt(jnp.finfo(cost.dtype).max), cost)
+    return jnp.where(cost == jnp.inf, _forbidden(cost), cost)
+
+
+def where_allowed(cost: Float[Array, "..."]) -> Float[Array, "..."]:
+    """The costs, and 0 for forbidden pairs."""
+    return jnp.where((cost == jnp.inf) | (cost == _forbidden(cost)), 0, cost)
+
+
+def _forbidden(cost: Float[Array, "..."]) -> Float[Array, ""]:
+    return jnp.sqrt(jnp.asarray(jnp.finfo(cost.dtype).max, cost.dtype))
 
 
 class CostMatrix(AbstractGeometry):
@@ -66,8 +75,8 @@ class CostMatrix(AbstractGeometry):
 
     def mean_cost(self, a: Float[Array, " n"], b: Float[Array, " m"]) -> Float[Array, ""]:
         a, b = a / jnp.sum(a), b / jnp.sum(b)
-        allowed = jnp.where(jnp.isinf(self.matrix), 0, self.matrix)
-        return jnp.sum(a * jnp.matmul(allowed, b, precision=lax.Precision.HIGHEST))
+        rows = jnp.matmul(where_allowed(self.matrix), b, precision=lax.Precision.HIGHEST)
+        return jnp.sum(a * rows)
 
     def prepare(
         self, a: Float[Array, " n"], b: Float[Array, " m"]

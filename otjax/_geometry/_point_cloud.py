@@ -14,7 +14,7 @@ from .._ground_cost import AbstractGroundCost, flip, GroundCost, pairwise, SqEuc
 from .._operators import register
 from .._rows import block_rows, map_rows
 from ._base import AbstractGeometry
-from ._cost_matrix import CostMatrix, softmin_rows, without_infinities
+from ._cost_matrix import CostMatrix, softmin_rows, where_allowed, without_infinities
 
 
 DEFAULT_BUDGET = 2**30
@@ -56,6 +56,8 @@ class PointCloud(AbstractGeometry):
         self.x = float_array(x, "x", "n d")
         self.y = float_array(y, "y", "m d")
         self.cost = cost
+        if not isinstance(budget, (int, float)) or not budget >= 0:
+            raise ValueError(f"`budget` must be a number of bytes, got {budget!r}.")
         self.budget = float(budget)
         if self.x.shape[1] != self.y.shape[1]:
             raise ValueError(
@@ -104,7 +106,7 @@ class PointCloud(AbstractGeometry):
 
         def row_means(x: Float[Array, "k d"]) -> Float[Array, " k"]:
             costs = pairwise(self.cost, x, self.y)
-            return jnp.sum(jnp.where(jnp.isinf(costs), 0, costs) * b[None, :], axis=1)
+            return jnp.sum(where_allowed(costs) * b[None, :], axis=1)
 
         return jnp.sum(a * self._map_rows(row_means, self.x))
 
@@ -129,6 +131,7 @@ class PointCloud(AbstractGeometry):
     def seen_from(self, x: Float[Array, "k d"], b: Float[Array, " m"]) -> "PointCloud":
         """The geometry between any points `x` and the second support, of masses `b`."""
         y = _on_the_living(self.y, b)
+        y = jnp.where(_squares_are_finite(y), y, 0)
         return PointCloud(x, y, cost=self.cost, budget=self.budget)
 
     def _costs(self, x: Float[Array, "k d"]) -> Float[Array, "k m"]:

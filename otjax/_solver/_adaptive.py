@@ -9,7 +9,7 @@ from .._arrays import optional_positive_number
 from .._problem import EntropicProblem
 from ._absorbed import Absorbed, alternate, alternate_in_log_domain, Point
 from ._acceleration import AbstractAcceleration, Anderson
-from ._annealing import AbstractAnnealing, GeometricAnnealing
+from ._annealing import AbstractAnnealing, annealing_or_default
 from ._base import AbstractSolver, Outcome, Potentials
 from ._loop import AbsorbedIteration
 from ._newton import Newton
@@ -93,7 +93,7 @@ class Adaptive(AbstractSolver):
         - `tolerance`, `annealing`: as for `Sinkhorn`.
         """
         self.tolerance = optional_positive_number(tolerance, "tolerance")
-        self.annealing = GeometricAnnealing() if annealing is None else annealing
+        self.annealing = annealing_or_default(annealing)
 
     def run(
         self,

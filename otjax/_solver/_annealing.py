@@ -6,7 +6,7 @@ import equinox as eqx
 import jax.numpy as jnp
 from jaxtyping import Array, ArrayLike, Float
 
-from .._arrays import positive_number
+from .._arrays import known_number, positive_number
 
 
 class AbstractAnnealing(eqx.Module):
@@ -25,6 +25,17 @@ class AbstractAnnealing(eqx.Module):
         self, current: Float[Array, ""], epsilon: Float[Array, ""], tolerance: Float[Array, ""]
     ) -> Float[Array, ""]:
         """The marginal error at which to leave `current`."""
+
+
+def annealing_or_default(annealing: AbstractAnnealing | None) -> AbstractAnnealing:
+    """A solver's schedule; `None` is `GeometricAnnealing()`."""
+    if annealing is None:
+        return GeometricAnnealing()
+    if not isinstance(annealing, AbstractAnnealing):
+        raise ValueError(
+            f"`annealing` must be `GeometricAnnealing(...)` or `NoAnnealing()`, got {annealing!r}."
+        )
+    return annealing
 
 
 class NoAnnealing(AbstractAnnealing):
@@ -60,6 +71,9 @@ class GeometricAnnealing(AbstractAnnealing):
         """
         self.start = positive_number(start, "start")
         self.factor = positive_number(factor, "factor")
+        known = known_number(factor)
+        if known is not None and not known < 1:
+            raise ValueError(f"`factor` must be below 1, got {factor!r}.")
         self.stage_tolerance = positive_number(stage_tolerance, "stage_tolerance")
 
     def first(self, epsilon: Float[Array, ""], mean_cost: Float[Array, ""]) -> Float[Array, ""]:

@@ -14,7 +14,7 @@ from .._problem import EntropicProblem
 from .._schur import conjugate_gradients, Schur
 from ._absorbed import Absorbed, alternate, alternate_in_log_domain, DRIFT, Point
 from ._acceleration import AbstractAcceleration
-from ._annealing import AbstractAnnealing, GeometricAnnealing
+from ._annealing import AbstractAnnealing, annealing_or_default
 from ._base import AbstractSolver, Outcome, Potentials
 from ._loop import AbsorbedIteration
 from ._sinkhorn import SymmetricSinkhorn
@@ -128,7 +128,7 @@ class DualNewton(AbstractSolver):
         - `max_products`: the largest number of conjugate gradient steps for one direction.
         """
         self.tolerance = optional_positive_number(tolerance, "tolerance")
-        self.annealing = GeometricAnnealing() if annealing is None else annealing
+        self.annealing = annealing_or_default(annealing)
         self.newton = Newton(max_products)
 
     def run(

@@ -6,7 +6,7 @@ from .._arrays import optional_positive_number
 from .._problem import EntropicProblem
 from ._absorbed import alternate, alternate_in_log_domain, average, average_in_log_domain
 from ._acceleration import AbstractAcceleration, Anderson
-from ._annealing import AbstractAnnealing, GeometricAnnealing, NoAnnealing
+from ._annealing import AbstractAnnealing, annealing_or_default, NoAnnealing
 from ._base import AbstractSolver, Outcome, Potentials
 from ._loop import AbsorbedIteration
 
@@ -39,7 +39,12 @@ class Sinkhorn(AbstractSolver):
         - `acceleration`: `Anderson(...)`, `Overrelaxation(...)` or `Plain()`.
         """
         self.tolerance = optional_positive_number(tolerance, "tolerance")
-        self.annealing = GeometricAnnealing() if annealing is None else annealing
+        self.annealing = annealing_or_default(annealing)
+        if not isinstance(acceleration, AbstractAcceleration):
+            raise ValueError(
+                "`acceleration` must be `Anderson(...)`, `Overrelaxation(...)` or `Plain()`, got "
+                f"{acceleration!r}."
+            )
         self.acceleration = acceleration
 
     def run(
