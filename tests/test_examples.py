@@ -19,7 +19,7 @@ pytestmark = pytest.mark.skipif(
     reason="the examples need `otjax[examples]`",
 )
 
-TINY_DIGITS = "--batch 16 --data-batch 24 --width 8 --latent 2 --components 3".split()
+TINY_DIGITS = "--batch 16 --data-batch 24 --width 8 --latent 2".split()
 TINY_FLOW = "--points 20 --steps 2 --stages 2".split()
 
 
@@ -76,6 +76,12 @@ def test_digits_resume_is_bitwise(run, tmp_path: Path):
     other = run("digits_generator.py", *options, "--output", parts, "--resume", "--seed", "1")
     assert other.returncode == 2
     assert "was made with seed=0, not 1" in other.stderr
+
+    checkpoint = parts / "checkpoint.eqx"
+    checkpoint.write_bytes(checkpoint.read_bytes()[:-40])
+    broken = run("digits_generator.py", *options, "--output", parts, "--resume")
+    assert broken.returncode == 2
+    assert "is not a checkpoint of this script" in broken.stderr
 
 
 def test_digits_stop_at_a_broken_step_and_keep_the_checkpoint(run, tmp_path: Path):
