@@ -42,6 +42,8 @@ SOLVERS: dict[str, Callable[..., otjax.AbstractSolver]] = {
     "sinkhorn": otjax.Sinkhorn,
     "plain": ft.partial(otjax.Sinkhorn, annealing=otjax.NoAnnealing(), acceleration=otjax.Plain()),
     "overrelaxed": ft.partial(otjax.Sinkhorn, acceleration=otjax.Overrelaxation()),
+    "newton": otjax.DualNewton,
+    "adaptive": otjax.Adaptive,
 }
 
 # How the n x m reductions are carried out: made with `ENGINES[name](x, y, cost)`.
@@ -63,8 +65,7 @@ MARGINALS: dict[str, Callable[[Any], Any]] = {
 COSTS: dict[str, Callable[[], Any]] = {
     "squared euclidean": otjax.SqEuclidean,
     "euclidean": otjax.Euclidean,
-    "p-norm": lambda: otjax.PNorm(1.5),
-    "p-norm to a power": lambda: otjax.PNorm(3.0, power=2.0),
+    "p-norm": lambda: otjax.PNorm(1.5, power=1.2),
     "cosine": otjax.Cosine,
     "callable": lambda: callable_cost,
     "learnable": lambda: Mahalanobis(jnp.array([[1.2, 0.3], [-0.4, 0.8]])),
