@@ -45,4 +45,7 @@ from ._solver import (
 )
 
 
-__version__ = importlib.metadata.version("otjax")
+try:
+    __version__ = importlib.metadata.version("otjax")
+except importlib.metadata.PackageNotFoundError:  # a checkout on the path, not installed
+    __version__ = "0+unknown"

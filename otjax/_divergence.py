@@ -1,6 +1,6 @@
 """The Sinkhorn divergence, a transport loss without entropic bias."""
 
-from typing import NamedTuple
+from typing import Literal, NamedTuple, overload
 
 import jax.lax as lax
 import jax.numpy as jnp
@@ -9,7 +9,7 @@ from jaxtyping import Array, ArrayLike, Float
 from ._geometry import PointCloud
 from ._ground_cost import GroundCost, SqEuclidean
 from ._marginals import AbstractMarginal, Balanced
-from ._problem import EntropicProblem
+from ._problem import EntropicProblem, valid_masses
 from ._solution import Solution
 from ._solve import solve
 from ._solver import AbstractSolver, default_solver
@@ -21,6 +21,36 @@ class DivergenceSolutions(NamedTuple):
     xy: Solution
     xx: Solution
     yy: Solution
+
+
+@overload
+def sinkhorn_divergence(
+    x: ArrayLike,
+    y: ArrayLike,
+    a: ArrayLike | None = None,
+    b: ArrayLike | None = None,
+    *,
+    epsilon: ArrayLike | None = None,
+    cost: GroundCost = SqEuclidean(),
+    marginals: AbstractMarginal | tuple[AbstractMarginal, AbstractMarginal] = Balanced(),
+    solver: AbstractSolver | None = None,
+    has_aux: Literal[False] = False,
+) -> Float[Array, ""]: ...
+
+
+@overload
+def sinkhorn_divergence(
+    x: ArrayLike,
+    y: ArrayLike,
+    a: ArrayLike | None = None,
+    b: ArrayLike | None = None,
+    *,
+    epsilon: ArrayLike | None = None,
+    cost: GroundCost = SqEuclidean(),
+    marginals: AbstractMarginal | tuple[AbstractMarginal, AbstractMarginal] = Balanced(),
+    solver: AbstractSolver | None = None,
+    has_aux: Literal[True],
+) -> tuple[Float[Array, ""], DivergenceSolutions]: ...
 
 
 def sinkhorn_divergence(
@@ -80,8 +110,8 @@ def sinkhorn_divergence(
         solve(self_problem(cloud.y, cross.b, side_b), solver.symmetric(), throw=False),
     )
     xy, xx, yy = (solution.value for solution in solutions)
-    excess_mass = jnp.sum(cross.a) - jnp.sum(cross.b)
-    value = xy - 0.5 * (xx + yy) + 0.5 * cross.epsilon * jnp.square(excess_mass)
+    mass_a, mass_b = (jnp.sum(valid_masses(masses)[0]) for masses in (cross.a, cross.b))
+    value = xy - 0.5 * (xx + yy) + 0.5 * cross.epsilon * jnp.square(mass_a - mass_b)
     # Rounding may take it below zero; its derivative is right there too.
     value = value - lax.stop_gradient(jnp.minimum(value, 0))
     return (value, solutions) if has_aux else value

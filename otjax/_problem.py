@@ -91,8 +91,8 @@ class EntropicProblem(eqx.Module):
 
     def prepare(self) -> tuple["EntropicProblem", RESULTS]:
         """The problem that a solver works on, made of valid numbers only, and what was wrong."""
-        a, a_valid = _valid_masses(self.a)
-        b, b_valid = _valid_masses(self.b)
+        a, a_valid = valid_masses(self.a)
+        b, b_valid = valid_masses(self.b)
         geometry, finite = self.geometry.prepare(a, b)
         largest = jnp.sqrt(jnp.finfo(self.epsilon.dtype).max)
         epsilon_valid = (self.epsilon > 0) & (self.epsilon < largest)
@@ -127,7 +127,8 @@ def _masses(masses: ArrayLike | None, name: str, size: int, dtype: jnp.dtype) ->
     return array
 
 
-def _valid_masses(masses: Float[Array, " n"]) -> tuple[Float[Array, " n"], Array]:
+def valid_masses(masses: Float[Array, " n"]) -> tuple[Float[Array, " n"], Array]:
+    """Masses that a solver can work with, and whether the given ones were."""
     valid = jnp.all(jnp.isfinite(masses) & (masses >= 0)) & (jnp.sum(masses) > 0)
     # A mass of zero has no derivative: the point does not exist.
     alive = jnp.where(masses > 0, masses, 0)
@@ -138,8 +139,8 @@ def _valid_masses(masses: Float[Array, " n"]) -> tuple[Float[Array, " n"], Array
 def _default_epsilon(
     geometry: AbstractGeometry, a: Float[Array, " n"], b: Float[Array, " m"]
 ) -> Float[Array, ""]:
-    a, _ = _valid_masses(a)
-    b, _ = _valid_masses(b)
+    a, _ = valid_masses(a)
+    b, _ = valid_masses(b)
     prepared, _ = constant(geometry).prepare(a, b)
     mean = prepared.mean_cost(a, b)
     # Where all costs are 0 any epsilon gives the same plan.

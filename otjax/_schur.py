@@ -124,6 +124,6 @@ def conjugate_gradients(
         size=initial,
         energy=jnp.zeros_like(initial),
         stuck=jnp.array(False),
-        step=jnp.array(0),
+        step=jnp.zeros((), jnp.int32),
     )
     return lax.while_loop(unfinished, body, start).x

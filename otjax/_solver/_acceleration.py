@@ -105,7 +105,7 @@ class Anderson(AbstractAcceleration):
 
     def init(self, g: Float[Array, " m"], tolerance: Float[Array, ""]) -> _Memory:
         empty = jnp.zeros((self.memory, g.shape[0]), g.dtype)
-        return _Memory(empty, empty, jnp.array(0), _nothing_yet(g))
+        return _Memory(empty, empty, jnp.zeros((), jnp.int32), _nothing_yet(g))
 
     def update(
         self, history: _Memory, absorbed: Absorbed, point: Point
@@ -128,7 +128,7 @@ class Anderson(AbstractAcceleration):
         count: Int[Array, ""],
     ) -> Float[Array, " m"]:
         """The images combined as makes their residuals least, with coefficients of sum one."""
-        used = jnp.arange(self.memory) < count
+        used = jnp.arange(self.memory, dtype=jnp.int32) < count
         residuals = jnp.where(used[:, None], residuals, 0)
         gram = jnp.matmul(residuals, residuals.T, precision=lax.Precision.HIGHEST)
         eps = jnp.finfo(gram.dtype).eps

@@ -48,7 +48,7 @@ class AndersonThenNewton(AbstractAcceleration):
             use_newton=jnp.array(False),
             error=infinity,
             error_before=infinity,
-            count=jnp.array(0),
+            count=jnp.zeros((), jnp.int32),
             tolerance=tolerance,
         )
 

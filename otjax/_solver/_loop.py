@@ -68,7 +68,7 @@ class AbsorbedIteration(eqx.Module):
         max_steps: Int[Array, ""] | None,
     ) -> Outcome:
         """Iterates until the marginal error, made afresh, is below the tolerance."""
-        limit = jnp.asarray(_MAX_STEPS if max_steps is None else max_steps)
+        limit = jnp.asarray(_MAX_STEPS if max_steps is None else max_steps, jnp.int32)
         if init is None:
             f, g = jnp.zeros_like(problem.a), jnp.zeros_like(problem.b)
             mean_cost = problem.geometry.mean_cost(problem.a, problem.b)
@@ -84,7 +84,7 @@ class AbsorbedIteration(eqx.Module):
             marginals=(problem.a, problem.b),
             log_domain=jnp.asarray(init is None) & (limit > 0),
             stalled=jnp.array(False),
-            num_steps=jnp.array(0),
+            num_steps=jnp.zeros((), jnp.int32),
             done=jnp.array(False),
             result=RESULTS.successful,
         )
@@ -194,7 +194,7 @@ class AbsorbedIteration(eqx.Module):
             best_f=absorbed.f0,
             best_g=absorbed.g0,
             best_error=jnp.full_like(floor, jnp.inf),
-            since_progress=jnp.array(0),
+            since_progress=jnp.zeros((), jnp.int32),
             num_steps=num_steps,
             drifted=jnp.array(False),
         )
