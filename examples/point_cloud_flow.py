@@ -86,7 +86,7 @@ def draw(clouds: list[np.ndarray], steps: int, output: Path) -> None:
     figure = Figure(figsize=(2.5 * len(clouds), 2.8))
     limits = (-1.6, 1.6)
     for index, cloud in enumerate(clouds):
-        axis = figure.add_subplot(1, len(clouds), index + 1, projection="3d", azim=-60, elev=10)
+        axis = figure.add_subplot(1, len(clouds), index + 1, projection="3d", azim=-75, elev=10)
         # Height is the second coordinate, as meshes have it; the picture's is the third.
         axis.scatter(cloud[:, 0], -cloud[:, 2], cloud[:, 1], c=clouds[0][:, 1], s=2)
         axis.set(xlim=limits, ylim=limits, zlim=limits, title=f"step {index * steps}")
