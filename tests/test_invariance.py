@@ -19,10 +19,10 @@ SOLVER = otjax.Sinkhorn(tolerance=1e-11)
 SEEDS = st.integers(0, 10_000)
 
 
-@ft.partial(jax.jit, static_argnames=("engine", "marginals", "cost", "solver"))
+@ft.partial(jax.jit, static_argnames=("engine", "marginals", "cost"))
 def solve_points(
     x, y, a, b, epsilon=0.3, rho=0.7, *, engine="dense", marginals="balanced",
-    cost="squared euclidean", solver=None,
+    cost="squared euclidean",
 ):  # fmt: skip
     return outputs(ENGINES[engine](x, y, COSTS[cost]()), a, b, epsilon, rho, marginals)
 
@@ -77,7 +77,7 @@ def swapped(solved):
 
 @pytest.mark.parametrize(
     "engine, marginals",
-    [("dense", "balanced"), ("streamed", "unbalanced first"), ("matrix", "unbalanced second")],
+    [("streamed", "unbalanced first"), ("matrix", "balanced")],
 )
 def test_exchange_of_the_two_measures(engine, marginals):
     x, y, a, b = data(0)
@@ -218,8 +218,7 @@ def without_padding(solved):
     }
 
 
-@pytest.mark.parametrize("engine", ["dense", "streamed"])
-@pytest.mark.parametrize("marginals", ["balanced", "unbalanced"])
+@pytest.mark.parametrize("engine, marginals", [("dense", "unbalanced"), ("streamed", "balanced")])
 def test_points_without_mass_do_not_exist(engine, marginals):
     options = {"engine": engine, "marginals": marginals}
     x, y, a, b = data(0)
@@ -246,19 +245,15 @@ def test_rows_and_columns_without_mass_do_not_exist():
         assert_same(without_padding(padded), solved)
 
 
-@pytest.mark.parametrize("engine", ["dense", "streamed"])
-def test_points_without_mass_have_no_derivatives(engine):
+def test_points_without_mass_have_no_derivatives():
     x, y, a, b = data(0)
 
     @jax.jit
     def gradient(x, y, a, b):
         def output(x, y, a, b):
-            problem = otjax.EntropicProblem(
-                ENGINES[engine](x, y, otjax.SqEuclidean()), a, b, epsilon=0.3
-            )
+            problem = otjax.EntropicProblem(otjax.PointCloud(x, y), a, b, epsilon=0.3)
             solution = otjax.solve(problem, SOLVER, throw=False)
-            moments = jnp.sum(jnp.square(solution.transport(x[:3])))
-            return solution.value + solution.value_linear + moments
+            return solution.value + jnp.sum(jnp.square(solution.transport(x[:3])))
 
         return jax.grad(output, argnums=(0, 1, 2, 3))(x, y, a, b)
 
@@ -307,15 +302,15 @@ def test_batch_is_a_loop_where_steps_run_out():
         return solution.result, solution.stats.num_steps
 
     results, steps = jax.vmap(solve)(jnp.array([2.0, 0.02]))
-    assert results[0] == RESULTS.successful
-    assert results[1] == RESULTS.max_steps_reached
+    easy, hard = (jax.tree.map(lambda leaf, i=i: leaf[i], results) for i in (0, 1))
+    assert easy == RESULTS.successful
+    assert hard == RESULTS.max_steps_reached
     assert steps[0] < steps[1] == 20
 
 
 def test_compilation_changes_nothing():
     x, y, a, b = data(0)
-    with jax.disable_jit(False):
-        compiled = solve_points(x, y, a, b)
+    compiled = solve_points(x, y, a, b)
     problem = otjax.EntropicProblem(otjax.PointCloud(x, y), a, b, epsilon=0.3)
     solution = otjax.solve(problem, SOLVER)
     np.testing.assert_allclose(solution.value, compiled["value"], rtol=1e-13)
@@ -323,13 +318,20 @@ def test_compilation_changes_nothing():
     assert solution.stats.num_steps == compiled["num_steps"]
 
 
-def dtypes(x, y, **options):
-    """The dtypes of everything that comes out, derivatives included."""
+@pytest.mark.parametrize(
+    "dtype, inner",
+    [(jnp.float32, jnp.float32), (jnp.bfloat16, jnp.float32), (jnp.float16, jnp.float32)],
+)
+def test_precision_is_that_of_the_points(dtype, inner):
+    """Half precision is computed in single precision; numbers without a dtype change nothing."""
 
-    def output(x):
-        problem = otjax.EntropicProblem(otjax.PointCloud(x, y), epsilon=0.3, **options)
+    def value(x, y):
+        problem = otjax.EntropicProblem(
+            otjax.PointCloud(x, y), epsilon=0.3, marginals=otjax.Unbalanced(2.0)
+        )
         solution = otjax.solve(problem, throw=False)
         everything = (
+            problem.epsilon,
             solution.value,
             solution.value_linear,
             solution.potentials,
@@ -338,28 +340,19 @@ def dtypes(x, y, **options):
             solution.stats.marginal_error,
             solution.transport(x),
             solution.potential(x),
-            problem.epsilon,
         )
-        divergence = otjax.sinkhorn_divergence(x, y, epsilon=0.3)
-        return solution.value + solution.value_linear + divergence, everything
+        return solution.value, everything
 
-    gradient, everything = jax.jit(jax.grad(output, has_aux=True))(x)
-    for leaf in jax.tree.leaves(everything):
-        assert bool(jnp.all(jnp.isfinite(leaf)))
-    return gradient.dtype, {leaf.dtype for leaf in jax.tree.leaves(everything)}
-
-
-@pytest.mark.parametrize(
-    "dtype, inner",
-    [
-        (jnp.float64, jnp.float64),
-        (jnp.float32, jnp.float32),
-        (jnp.bfloat16, jnp.float32),
-        (jnp.float16, jnp.float32),
-    ],
-)
-def test_precision_is_that_of_the_points(dtype, inner):
     x, y = helpers.points(dtype=dtype)
-    gradient, everything = dtypes(x, y, marginals=otjax.Unbalanced(2.0))
-    assert gradient == dtype
-    assert everything == {jnp.dtype(inner)}
+    gradient, everything = jax.jit(jax.grad(value, has_aux=True))(x, y)
+    assert gradient.dtype == dtype
+    assert bool(jnp.all(jnp.isfinite(gradient)))
+    for leaf in jax.tree.leaves(everything):
+        assert leaf.dtype == inner
+        assert bool(jnp.all(jnp.isfinite(leaf)))
+
+
+def test_divergence_keeps_single_precision():
+    x, y = helpers.points(dtype=jnp.float32)
+    assert otjax.sinkhorn_divergence(x, y, epsilon=0.3).dtype == jnp.float32
+    assert otjax.sinkhorn_divergence(x, y, *helpers.masses()).dtype == jnp.float32
