@@ -7,8 +7,7 @@ import jax
 import jax.core
 import jax.lax as lax
 import jax.numpy as jnp
-import numpy as np
-from jaxtyping import Array, ArrayLike, Float
+from jaxtyping import Array, ArrayLike, Float, Int
 
 
 Tree = TypeVar("Tree")
@@ -87,8 +86,22 @@ def optional_positive_number(value: ArrayLike | None, name: str) -> Float[Array,
 
 def known_number(value: ArrayLike) -> float | None:
     """The value of a number, if it is known while tracing."""
-    # By NumPy, as even constants are traced when JAX computes with them under `jit`.
-    return None if isinstance(value, jax.core.Tracer) else float(np.asarray(value))
+    # On the host, as even constants are traced when JAX computes with them under `jit`.
+    return None if isinstance(value, jax.core.Tracer) else float(jax.device_get(value))
+
+
+def count(value: int | Array, name: str) -> Int[Array, ""]:
+    """Returns a number of things, that may be traced, as an int32 scalar.
+
+    **Raises:** `ValueError`, naming the argument.
+    """
+    whole = isinstance(value, int) or (
+        isinstance(value, Array) and value.ndim == 0 and jnp.issubdtype(value.dtype, jnp.integer)
+    )
+    known = known_number(value) if whole else None
+    if not whole or (known is not None and known < 0):
+        raise ValueError(f"`{name}` must be a whole number, not negative, got {value!r}.")
+    return jnp.asarray(value, jnp.int32)
 
 
 def constant(tree: Tree) -> Tree:

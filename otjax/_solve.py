@@ -5,7 +5,7 @@ import jax.numpy as jnp
 from jaxtyping import Array, ArrayLike, Float, Int
 
 from ._adjoint import AbstractAdjoint, envelope, ImplicitAdjoint
-from ._arrays import constant, float_array
+from ._arrays import constant, count, float_array
 from ._dual import centre, marginal_error
 from ._problem import EntropicProblem
 from ._results import RESULTS
@@ -19,7 +19,7 @@ def solve(
     *,
     init: tuple[ArrayLike, ArrayLike] | None = None,
     adjoint: AbstractAdjoint | None = None,
-    max_steps: int | None = None,
+    max_steps: int | Int[Array, ""] | None = None,
     throw: bool = True,
 ) -> Solution:
     """Solves an entropic transport problem.
@@ -56,14 +56,12 @@ def solve(
         raise ValueError(
             f"`adjoint` must be an adjoint such as `ImplicitAdjoint()`, got {adjoint!r}."
         )
-    if max_steps is not None and not (isinstance(max_steps, int) and max_steps >= 0):
-        raise ValueError(f"`max_steps` must be a number of steps, got {max_steps!r}.")
     epsilon, potentials, value, result, stats = _solve(
         problem,
         solver,
         _checked_init(init, problem),
         adjoint,
-        None if max_steps is None else jnp.asarray(max_steps),
+        None if max_steps is None else count(max_steps, "max_steps"),
     )
     if throw:
         failed = result != RESULTS.successful

@@ -1,7 +1,6 @@
 """Extrapolation while it is fast, Newton's step when it is not; and the choice of a solver."""
 
 import equinox as eqx
-import jax.lax as lax
 import jax.numpy as jnp
 from jaxtyping import Array, ArrayLike, Bool, Float, Int, PyTree
 
@@ -11,6 +10,7 @@ from ._absorbed import Absorbed, alternate, alternate_in_log_domain, Point
 from ._acceleration import AbstractAcceleration, Anderson
 from ._annealing import AbstractAnnealing, annealing_or_default
 from ._base import AbstractSolver, Outcome, Potentials
+from ._control import cond_any
 from ._loop import AbsorbedIteration
 from ._newton import Newton
 from ._sinkhorn import Sinkhorn, SymmetricSinkhorn
@@ -71,7 +71,7 @@ class AndersonThenNewton(AbstractAcceleration):
             g, newton = self.newton.update(history.newton, absorbed, point)
             return g, history.extrapolation, newton
 
-        g, extrapolation, newton = lax.cond(use_newton, newton_step, extrapolate)
+        g, extrapolation, newton = cond_any(use_newton, newton_step, extrapolate)
         before = jnp.where(full | (count == 1), error, history.error_before)
         return g, _Trial(extrapolation, newton, use_newton, error, before, count, history.tolerance)
 

@@ -14,6 +14,7 @@ from ._absorbed import Absorbed, DRIFT, Point
 from ._acceleration import AbstractAcceleration
 from ._annealing import AbstractAnnealing
 from ._base import Outcome, Potentials, rounding_floor, tolerance_or_default
+from ._control import cond_any
 
 
 # Near what rounding allows, so many steps without progress mean that there is none to come.
@@ -97,7 +98,7 @@ class AbsorbedIteration(eqx.Module):
     def _absorb(self, problem: EntropicProblem, state: _Outer, limit: Int[Array, ""]) -> _Outer:
         """Makes the plan at the current potentials, checks it, and iterates with it."""
         current = problem.at(state.epsilon)
-        f, g = lax.cond(
+        f, g = cond_any(
             state.log_domain,
             lambda: self.log_step(current, state.g),
             lambda: (state.f, state.g),

@@ -5,7 +5,6 @@ $\mathrm{target}_b(g) - P^T 1$ and Hessian $-S / \epsilon$, S the Schur compleme
 """
 
 import equinox as eqx
-import jax.lax as lax
 import jax.numpy as jnp
 from jaxtyping import Array, ArrayLike, Bool, Float, Int
 
@@ -16,6 +15,7 @@ from ._absorbed import Absorbed, alternate, alternate_in_log_domain, DRIFT, Poin
 from ._acceleration import AbstractAcceleration
 from ._annealing import AbstractAnnealing, annealing_or_default
 from ._base import AbstractSolver, Outcome, Potentials
+from ._control import cond_any
 from ._loop import AbsorbedIteration
 from ._sinkhorn import SymmetricSinkhorn
 
@@ -59,7 +59,7 @@ class Newton(AbstractAcceleration):
         problem = absorbed.problem
         gradient = problem.marginals[1].target(point.g, problem.b) - point.column
         slope = jnp.sum(gradient * history.direction)
-        search = lax.cond(
+        search = cond_any(
             ~history.begun | (slope >= 0),
             lambda: self._turn(history, absorbed, point, gradient),
             lambda: self._shorten(history, slope),
