@@ -149,7 +149,9 @@ class PointCloud(AbstractGeometry):
 
 def _on_the_living(points: Float[Array, "n d"], masses: Float[Array, " n"]) -> Float[Array, "n d"]:
     """Puts each point of mass zero on the point of largest mass, wherever it was."""
-    heaviest = lax.stop_gradient(points[jnp.argmax(masses)])
+    # Behind a barrier, as XLA would take seconds to find the largest of many equal constants.
+    heaviest = jnp.argmax(lax.optimization_barrier(lax.stop_gradient(masses)))
+    heaviest = lax.stop_gradient(points[heaviest])
     return jnp.where((masses > 0)[:, None], points, heaviest[None, :])
 
 
