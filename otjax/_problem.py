@@ -89,11 +89,10 @@ class EntropicProblem(eqx.Module):
         """The same problem at another `epsilon`."""
         return eqx.tree_at(lambda problem: problem.epsilon, self, epsilon)
 
-    def prepare(self) -> tuple["EntropicProblem", RESULTS]:
-        """The problem that a solver works on, made of valid numbers only, and what was wrong."""
+    def valid(self) -> tuple["EntropicProblem", RESULTS]:
+        """The problem with valid masses, epsilon and penalties, and what was wrong with them."""
         a, a_valid = valid_masses(self.a)
         b, b_valid = valid_masses(self.b)
-        geometry, finite = self.geometry.prepare(a, b)
         largest = jnp.sqrt(jnp.finfo(self.epsilon.dtype).max)
         epsilon_valid = (self.epsilon > 0) & (self.epsilon < largest)
         epsilon = jnp.where(epsilon_valid, self.epsilon, 1)
@@ -110,10 +109,19 @@ class EntropicProblem(eqx.Module):
             (a_rho_valid & b_rho_valid, RESULTS.invalid_rho),
             (epsilon_valid, RESULTS.invalid_epsilon),
             (a_valid & b_valid, RESULTS.invalid_mass),
-            (finite, RESULTS.nonfinite_input),
         ):
             result = RESULTS.where(valid, result, otherwise)
-        return EntropicProblem(geometry, a, b, epsilon=epsilon, marginals=(side_a, side_b)), result
+        sides = (side_a, side_b)
+        return EntropicProblem(self.geometry, a, b, epsilon=epsilon, marginals=sides), result
+
+    def prepare(self) -> tuple["EntropicProblem", RESULTS]:
+        """The problem that a solver works on, made of valid numbers only, and what was wrong."""
+        problem, result = self.valid()
+        geometry, finite = self.geometry.prepare(problem.a, problem.b)
+        prepared = EntropicProblem(
+            geometry, problem.a, problem.b, epsilon=problem.epsilon, marginals=problem.marginals
+        )
+        return prepared, RESULTS.where(finite, result, RESULTS.nonfinite_input)
 
 
 def _masses(masses: ArrayLike | None, name: str, size: int, dtype: jnp.dtype) -> Float[Array, " n"]:

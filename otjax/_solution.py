@@ -94,9 +94,9 @@ class Solution(eqx.Module):
 
         **Raises:** `ValueError` unless the geometry is a `PointCloud`.
         """
-        new, h = self._soft_transform(x)
-        damping = self.problem.marginals[0].damping(self.problem.epsilon)
-        return damping * new.softmin(h, self.problem.epsilon)
+        problem, new, h = self._soft_transform(x)
+        damping = problem.marginals[0].damping(problem.epsilon)
+        return damping * new.softmin(h, problem.epsilon)
 
     def transport(self, x: ArrayLike) -> Float[Array, "k d"]:
         r"""The entropic map: where the plan sends a point on average, at any points
@@ -110,15 +110,18 @@ class Solution(eqx.Module):
 
         **Raises:** `ValueError` unless the geometry is a `PointCloud`.
         """
-        new, h = self._soft_transform(x)
-        b, g, epsilon = self.problem.b, self.potentials[1], self.problem.epsilon
+        problem, new, h = self._soft_transform(x)
         # Normalised on its own, so that the weights sum to one wherever x is.
-        density = new.plan(new.softmin(h, epsilon), g, epsilon)
-        conditional = TransportPlan(density, jnp.ones(new.shape[0], new.dtype), b)
+        f = new.softmin(h, problem.epsilon)
+        density = new.plan(f, self.potentials[1], problem.epsilon)
+        conditional = TransportPlan(density, jnp.ones_like(f), problem.b)
         return jax.vmap(conditional.mv, in_axes=1, out_axes=1)(new.y)
 
-    def _soft_transform(self, x: ArrayLike) -> tuple[PointCloud, Float[Array, " m"]]:
-        r"""The geometry from new points to the second support, and $g + \epsilon \log b$ there."""
+    def _soft_transform(
+        self, x: ArrayLike
+    ) -> tuple[EntropicProblem, PointCloud, Float[Array, " m"]]:
+        r"""The problem's valid numbers, the geometry from new points to the second support, and
+        $g + \epsilon \log b$ there."""
         geometry = self.problem.geometry
         if not isinstance(geometry, PointCloud):
             raise ValueError(
@@ -126,8 +129,8 @@ class Solution(eqx.Module):
                 f"`{type(geometry).__name__}`."
             )
         points = float_array(x, "x", "k d").astype(geometry.dtype)
-        alive = self.problem.b > 0
-        log_b = jnp.where(alive, jnp.log(jnp.where(alive, self.problem.b, 1)), -jnp.inf)
-        return geometry.seen_from(points, self.problem.b), (
-            self.potentials[1] + self.problem.epsilon * log_b
-        )
+        problem, _ = self.problem.valid()
+        alive = problem.b > 0
+        log_b = jnp.where(alive, jnp.log(jnp.where(alive, problem.b, 1)), -jnp.inf)
+        new = geometry.seen_from(points, problem.b)
+        return problem, new, self.potentials[1] + problem.epsilon * log_b
