@@ -131,6 +131,6 @@ class Solution(eqx.Module):
         points = float_array(x, "x", "k d").astype(geometry.dtype)
         problem, _ = self.problem.valid()
         alive = problem.b > 0
-        log_b = jnp.where(alive, jnp.log(jnp.where(alive, problem.b, 1)), -jnp.inf)
+        h = self.potentials[1] + problem.epsilon * jnp.log(jnp.where(alive, problem.b, 1))
         new = geometry.seen_from(points, problem.b)
-        return problem, new, self.potentials[1] + problem.epsilon * log_b
+        return problem, new, jnp.where(alive, h, -jnp.inf)

@@ -87,11 +87,11 @@ def _solve(
     resolved = jnp.isfinite(error)
     floor = rounding_floor(fixed, outcome.f, outcome.g)
     prepared = prepared.at(jnp.where(resolved, 1, 16 * floor) * prepared.epsilon)
-    f, g = adjoint.attach(prepared, outcome.f, outcome.g)
+    # Centred first, so that second derivatives of the value see the potentials that users see.
+    f, g = centre(prepared, *adjoint.attach(prepared, outcome.f, outcome.g))
     plan_mass = jnp.where(resolved, jnp.sum(outcome.marginals[0]), jnp.sum(prepared.a))
     value = envelope(prepared, f, g, plan_mass)
     result = RESULTS.where(validity == RESULTS.successful, outcome.result, validity)
-    f, g = centre(prepared, f, g)
     epsilon = jnp.where(resolved, problem.epsilon, prepared.epsilon)
     stats = Stats(outcome.num_steps, jnp.where(resolved, error, 2))
     return epsilon, (f, g), value, result, stats
