@@ -5,7 +5,7 @@ import jax
 import jax.numpy as jnp
 from jaxtyping import Array, ArrayLike, Float, Int
 
-from ._arrays import float_array
+from ._arrays import constant, float_array
 from ._dual import transport_plan
 from ._geometry import PointCloud
 from ._operators import TransportPlan
@@ -94,9 +94,10 @@ class Solution(eqx.Module):
 
         **Raises:** `ValueError` unless the geometry is a `PointCloud`.
         """
-        problem, new, h = self._soft_transform(x)
-        damping = problem.marginals[0].damping(problem.epsilon)
-        return damping * new.softmin(h, problem.epsilon)
+        problem, new, f = self._seen_from(x)
+        density = new.plan(f, self.potentials[1], problem.epsilon)
+        softmin = f - problem.epsilon * jnp.log(density.mv(problem.b))
+        return problem.marginals[0].damping(problem.epsilon) * softmin
 
     def transport(self, x: ArrayLike) -> Float[Array, "k d"]:
         r"""The entropic map: where the plan sends a point on average, at any points
@@ -110,18 +111,15 @@ class Solution(eqx.Module):
 
         **Raises:** `ValueError` unless the geometry is a `PointCloud`.
         """
-        problem, new, h = self._soft_transform(x)
+        problem, new, f = self._seen_from(x)
         # Normalised on its own, so that the weights sum to one wherever x is.
-        f = new.softmin(h, problem.epsilon)
         density = new.plan(f, self.potentials[1], problem.epsilon)
-        conditional = TransportPlan(density, jnp.ones_like(f), problem.b)
+        conditional = TransportPlan(density, 1 / density.mv(problem.b), problem.b)
         return jax.vmap(conditional.mv, in_axes=1, out_axes=1)(new.y)
 
-    def _soft_transform(
-        self, x: ArrayLike
-    ) -> tuple[EntropicProblem, PointCloud, Float[Array, " m"]]:
-        r"""The problem's valid numbers, the geometry from new points to the second support, and
-        $g + \epsilon \log b$ there."""
+    def _seen_from(self, x: ArrayLike) -> tuple[EntropicProblem, PointCloud, Float[Array, " k"]]:
+        """The problem's valid numbers, the geometry from new points to the second support, and a
+        potential at the new points: right in value, without derivatives."""
         geometry = self.problem.geometry
         if not isinstance(geometry, PointCloud):
             raise ValueError(
@@ -130,7 +128,6 @@ class Solution(eqx.Module):
             )
         points = float_array(x, "x", "k d").astype(geometry.dtype)
         problem, _ = self.problem.valid()
-        alive = problem.b > 0
-        h = self.potentials[1] + problem.epsilon * jnp.log(jnp.where(alive, problem.b, 1))
         new = geometry.seen_from(points, problem.b)
-        return problem, new, jnp.where(alive, h, -jnp.inf)
+        fixed, b, g, epsilon = constant((new, problem.b, self.potentials[1], problem.epsilon))
+        return problem, new, fixed.softmin(g + epsilon * jnp.log(b), epsilon)
