@@ -375,7 +375,7 @@ def test_wrong_structure_raises_an_error_that_names_the_argument(name, unchecked
 
 
 def test_maps_reject_points_of_another_space(unchecked):
-    solution = otjax.solve(PROBLEM)
+    solution = otjax.solve(make_problem(valid_inputs(), "dense", "balanced"))
     for method in (solution.transport, solution.potential):
         for points in (np.ones((3, 5)), np.ones(2), np.ones((3, 2), int), [[0.0, 1.0]]):
             with pytest.raises(ValueError, match="`x`"):
