@@ -2,6 +2,7 @@
 
 import importlib.metadata
 
+from . import gan as gan
 from ._adjoint import (
     AbstractAdjoint as AbstractAdjoint,
     ImplicitAdjoint as ImplicitAdjoint,

@@ -1,0 +1,12 @@
+"""Generators against critics: losses, Lipschitz tools, and a training step."""
+
+from ._clipping import clip_weights as clip_weights, keep_params_within as keep_params_within
+from ._entropic import entropic_dual as entropic_dual, entropic_semi_dual as entropic_semi_dual
+from ._losses import (
+    critic_loss as critic_loss,
+    generator_loss as generator_loss,
+    jensen_shannon_critic_loss as jensen_shannon_critic_loss,
+    non_saturating_generator_loss as non_saturating_generator_loss,
+    saturating_generator_loss as saturating_generator_loss,
+)
+from ._penalty import gradient_norms as gradient_norms, gradient_penalty as gradient_penalty
