@@ -2,12 +2,13 @@
 
 import importlib.metadata
 
-from . import gan as gan
+from . import gan as gan, nn as nn
 from ._adjoint import (
     AbstractAdjoint as AbstractAdjoint,
     ImplicitAdjoint as ImplicitAdjoint,
     UnrolledAdjoint as UnrolledAdjoint,
 )
+from ._certificate import Certificate as Certificate, certify as certify
 from ._divergence import sinkhorn_divergence as sinkhorn_divergence
 from ._geometry import (
     AbstractGeometry as AbstractGeometry,
