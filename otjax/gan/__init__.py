@@ -9,4 +9,13 @@ from ._losses import (
     non_saturating_generator_loss as non_saturating_generator_loss,
     saturating_generator_loss as saturating_generator_loss,
 )
+from ._objective import (
+    AbstractObjective as AbstractObjective,
+    EntropicDualGAN as EntropicDualGAN,
+    JensenShannonGAN as JensenShannonGAN,
+    PenalisedWGAN as PenalisedWGAN,
+    SinkhornGAN as SinkhornGAN,
+    WGAN as WGAN,
+)
 from ._penalty import gradient_norms as gradient_norms, gradient_penalty as gradient_penalty
+from ._trainer import Trainer as Trainer, TrainState as TrainState
