@@ -1,6 +1,7 @@
 """Linear layers that are 1-Lipschitz whatever their parameters."""
 
 import equinox as eqx
+import jax
 import jax.lax as lax
 import jax.numpy as jnp
 import jax.random as jr
@@ -30,10 +31,22 @@ def orthogonal(free: Inexact[Array, "*f m n"]) -> Inexact[Array, "*f m n"]:
     n = free.shape[-1]
     identity = jnp.broadcast_to(jnp.eye(n, dtype=free.dtype), (*free.shape[:-2], n, n))
     u, v = free[..., :n, :], free[..., n:, :]
-    inverse = jnp.linalg.inv(identity + u - _adjoint(u) + _product(_adjoint(v), v))
+    inverse = _inverse(identity + u - _adjoint(u) + _product(_adjoint(v), v))
     q = jnp.concatenate([2 * inverse - identity, -2 * _product(v, inverse)], axis=-2)
     # One step of Newton and Schulz squares the error of rounding, which grows with |A|.
     return _product(q, 1.5 * identity - 0.5 * _product(_adjoint(q), q))
+
+
+@jax.custom_jvp
+def _inverse(matrix: Array) -> Array:
+    return jnp.linalg.inv(matrix)
+
+
+@_inverse.defjvp
+def _inverse_jvp(primals: tuple[Array], tangents: tuple[Array]) -> tuple[Array, Array]:
+    """From the inverse at hand, by two products: no further factorisation or triangular solve."""
+    inverse = _inverse(*primals)
+    return inverse, -_product(inverse, _product(*tangents, inverse))
 
 
 def _adjoint(matrix: Array) -> Array:

@@ -21,14 +21,20 @@ def spectral_bound(matrix: Float[Array, "n m"]) -> Float[Array, ""]:
     (Delattre et al. 2023, arXiv:2305.16173, algorithm 1.) Each step squares the matrix, so ten do
     what a thousand power iterations do, from no starting vector, and from above.
     """
-    gram = matrix if matrix.shape[0] >= matrix.shape[1] else matrix.T
-    log_scale = jnp.zeros((), matrix.dtype)
-    for _ in range(_GRAM_STEPS):
+    tall = matrix if matrix.shape[0] >= matrix.shape[1] else matrix.T
+
+    def step(carry: tuple[Array, Array], _: None) -> tuple[tuple[Array, Array], None]:
+        gram, log_scale = carry
         norm = _frobenius(gram)
-        gram = gram / norm
-        gram = jnp.matmul(gram.T, gram, precision=lax.Precision.HIGHEST)
-        log_scale = 2 * (log_scale + jnp.log(norm))
+        return (_gram(gram / norm), 2 * (log_scale + jnp.log(norm))), None
+
+    first = (_gram(tall), jnp.zeros((), matrix.dtype))
+    (gram, log_scale), _ = lax.scan(step, first, length=_GRAM_STEPS - 1)
     return jnp.exp((log_scale + jnp.log(_frobenius(gram))) / 2**_GRAM_STEPS)
+
+
+def _gram(matrix: Float[Array, "n m"]) -> Float[Array, "m m"]:
+    return jnp.matmul(matrix.T, matrix, precision=lax.Precision.HIGHEST)
 
 
 def _frobenius(matrix: Float[Array, "n m"]) -> Float[Array, ""]:
