@@ -5,6 +5,7 @@ $$\max_{f, g} D_a(f) + D_b(g) - \epsilon \sum_{ij} a_i b_j (K_{ij} - 1), \qquad
   K_{ij} = \exp((f_i + g_j - C_{ij}) / \epsilon), \quad P_{ij} = a_i b_j K_{ij}.$$
 """
 
+import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Float
 
@@ -34,6 +35,23 @@ def dual_value(
         + side_b.dual(g, problem.b)
         - problem.epsilon * (plan_mass - product_mass)
     )
+
+
+def linear_cost(
+    problem: EntropicProblem, f: Float[Array, " n"], g: Float[Array, " m"]
+) -> Float[Array, ""]:
+    r"""The transport cost $\langle P, C \rangle$ of the plan of `f` and `g`."""
+    plan = transport_plan(problem, f, g)
+    row, column = plan.mv(jnp.ones_like(g)), plan.T.mv(jnp.ones_like(f))
+
+    # As log P is affine in 1 / epsilon, <P, f + g - C> is a derivative of the plan's mass.
+    def mass(log_ratio: Float[Array, ""]) -> Float[Array, ""]:
+        plan = transport_plan(problem.at(problem.epsilon * jnp.exp(-log_ratio)), f, g)
+        return jnp.sum(plan.mv(jnp.ones_like(g)))
+
+    zero = jnp.zeros_like(problem.epsilon)
+    _, reduced = jax.jvp(mass, (zero,), (jnp.ones_like(zero),))
+    return jnp.sum(row * f) + jnp.sum(column * g) - problem.epsilon * reduced
 
 
 def marginal_error(

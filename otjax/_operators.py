@@ -54,3 +54,26 @@ class TransportPlan(lx.AbstractLinearOperator):
 
     def out_structure(self) -> jax.ShapeDtypeStruct:
         return jax.ShapeDtypeStruct(self.a.shape, self.a.dtype)
+
+
+@register
+class RankOne(lx.AbstractLinearOperator):
+    """The product of two vectors, as a matrix of n x m."""
+
+    left: Float[Array, " n"]
+    right: Float[Array, " m"]
+
+    def mv(self, vector: Float[Array, " m"]) -> Float[Array, " n"]:
+        return self.left * jnp.sum(self.right * vector)
+
+    def as_matrix(self) -> Float[Array, "n m"]:
+        return self.left[:, None] * self.right[None, :]
+
+    def transpose(self) -> "RankOne":
+        return RankOne(self.right, self.left)
+
+    def in_structure(self) -> jax.ShapeDtypeStruct:
+        return jax.ShapeDtypeStruct(self.right.shape, self.right.dtype)
+
+    def out_structure(self) -> jax.ShapeDtypeStruct:
+        return jax.ShapeDtypeStruct(self.left.shape, self.left.dtype)

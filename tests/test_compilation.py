@@ -125,4 +125,4 @@ def test_import_adds_little_to_equinox() -> None:
 
     added = modules("otjax") - modules("equinox")
     assert "otjax" in added and "lineax" in added
-    assert not added & {"matplotlib", "sklearn", "ot", "scipy", "optax", "pandas", "torch"}
+    assert not added & {"matplotlib", "sklearn", "ot", "scipy", "pandas", "torch"}
