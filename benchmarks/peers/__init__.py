@@ -1,0 +1,1 @@
+"""otjax beside its peers: the parts of `against_peers.py`."""
