@@ -10,6 +10,11 @@ from ._adjoint import (
 )
 from ._certificate import Certificate as Certificate, certify as certify
 from ._divergence import sinkhorn_divergence as sinkhorn_divergence
+from ._exact import (
+    ExactSolution as ExactSolution,
+    solve_exact as solve_exact,
+    wasserstein as wasserstein,
+)
 from ._geometry import (
     AbstractGeometry as AbstractGeometry,
     CostMatrix as CostMatrix,

@@ -40,9 +40,12 @@ class RoundedPlan(eqx.Module):
 
     def cost(self) -> Float[Array, ""]:
         """The transport cost of the plan; infinite if it had to use a forbidden pair."""
-        spread = self.missing_mass * self.problem.geometry.mean_cost(*self._missing())
-        total = linear_cost(self.problem, self.f, self.g) + spread
+        total = linear_cost(self.problem, self.f, self.g) + self.spread_cost()
         return jnp.where(self._spreads_over_forbidden_pairs(), jnp.inf, total)
+
+    def spread_cost(self) -> Float[Array, ""]:
+        """The part of the cost that belongs to the product."""
+        return self.missing_mass * self.problem.geometry.mean_cost(*self._missing())
 
     @property
     def missing_mass(self) -> Float[Array, ""]:

@@ -86,12 +86,14 @@ def conjugate_gradients(
     *,
     tolerance: Float[Array, ""],
     max_steps: int,
+    radius: Float[Array, ""] | float = jnp.inf,
 ) -> Float[Array, " m"]:
     """Solves `mv(x) = rhs` from `x = 0`; `preconditioner` is a diagonal.
 
     Stops when the residual has shrunk by `tolerance` in the preconditioner's norm or, since
-    rounding leaves float32 a floor, when a step no longer lowers the quadratic that is minimised.
-    Each iterate is better than the last, so that wherever it stops the result is of use.
+    rounding leaves float32 a floor, when a step no longer lowers the quadratic that is minimised,
+    or where an entry of `x` would leave the trust region of size `radius` (Steihaug 1983). Each
+    iterate is better than the last, so that wherever it stops the result is of use.
     """
 
     def unfinished(state: _CG) -> Bool[Array, ""]:
@@ -105,13 +107,17 @@ def conjugate_gradients(
         size = jnp.sum(residual * preconditioner * residual)
         gain = length * state.size
         stuck = ~(curvature > 0) | ~(gain > eps * state.energy) | ~jnp.isfinite(size)
+        step = length * state.direction
+        outside = jnp.max(jnp.abs(state.x + step)) > radius
+        room = (radius - jnp.max(jnp.abs(state.x))) / jnp.max(jnp.abs(step))
+        step = jnp.where(outside, room, 1) * step
         return _CG(
-            x=jnp.where(stuck, state.x, state.x + length * state.direction),
+            x=jnp.where(stuck, state.x, state.x + step),
             residual=residual,
             direction=preconditioner * residual + size / state.size * state.direction,
             size=size,
             energy=state.energy + gain,
-            stuck=stuck,
+            stuck=stuck | outside,
             step=state.step + 1,
         )
 

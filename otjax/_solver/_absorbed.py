@@ -4,7 +4,7 @@ import equinox as eqx
 import jax.numpy as jnp
 from jaxtyping import Array, Float
 
-from .._dual import total_mass
+from .._dual import dual_value, total_mass
 from .._operators import TransportPlan
 from .._problem import EntropicProblem
 
@@ -19,6 +19,7 @@ class Point(eqx.Module):
     - `image`: where a Sinkhorn step takes `g`.
     - `column`: the second marginal of the plan of `f` and `g`; the first is exact.
     - `error`: the relative L1 error of the marginals.
+    - `value`: what grows along the iteration however the error wavers: the dual, where known.
     """
 
     g: Float[Array, " m"]
@@ -26,6 +27,7 @@ class Point(eqx.Module):
     image: Float[Array, " m"]
     column: Float[Array, " m"]
     error: Float[Array, ""]
+    value: Float[Array, ""]
 
 
 class Absorbed(eqx.Module):
@@ -72,7 +74,8 @@ def alternate(absorbed: Absorbed, g: Float[Array, " m"]) -> Point:
     column = problem.b * jnp.exp((g - softmin) / problem.epsilon)
     target = side_b.target(g, problem.b)
     error = jnp.sum(jnp.abs(column - target)) / total_mass(problem, jnp.sum(target))
-    return Point(g, f, side_b.damping(problem.epsilon) * softmin, column, error)
+    value = dual_value(problem, f, g, jnp.sum(column))
+    return Point(g, f, side_b.damping(problem.epsilon) * softmin, column, error, value)
 
 
 def average(absorbed: Absorbed, g: Float[Array, " m"]) -> Point:
@@ -84,7 +87,7 @@ def average(absorbed: Absorbed, g: Float[Array, " m"]) -> Point:
     target = side.target(g, problem.a)
     error = 2 * jnp.sum(jnp.abs(column - target)) / total_mass(problem, jnp.sum(target))
     image = 0.5 * (g + side.damping(problem.epsilon) * softmin)
-    return Point(g, image, image, column, error)
+    return Point(g, image, image, column, error, -error)
 
 
 def alternate_in_log_domain(

@@ -37,13 +37,20 @@ class _Outer(eqx.Module):
 
 
 class _Inner(eqx.Module):
-    """The state between two steps with one absorbed plan."""
+    """The state between two steps with one absorbed plan.
+
+    The best potentials are those of least error, to end with; the top ones those of largest
+    value, to go on from.
+    """
 
     g: Float[Array, " m"]
     history: PyTree
     best_f: Float[Array, " n"]
     best_g: Float[Array, " m"]
     best_error: Float[Array, ""]
+    top_f: Float[Array, " n"]
+    top_g: Float[Array, " m"]
+    top_value: Float[Array, ""]
     since_progress: Int[Array, ""]
     num_steps: Int[Array, ""]
     drifted: Bool[Array, ""]
@@ -141,9 +148,12 @@ class AbsorbedIteration(eqx.Module):
         leave = solved | (inner.best_error <= stage_tolerance)
         next_epsilon = self.annealing.next(state.epsilon, problem.epsilon)
         next_epsilon = jnp.where(leave, next_epsilon, state.epsilon)
+        # Away from the plan at hand on from the top, otherwise the error would have to fall.
+        unsolved = inner.drifted & (inner.best_error > stage_tolerance)
+        unsolved &= inner.num_steps < limit
         return _Outer(
-            f=inner.best_f,
-            g=inner.best_g,
+            f=jnp.where(unsolved, inner.top_f, inner.best_f),
+            g=jnp.where(unsolved, inner.top_g, inner.best_g),
             epsilon=jnp.where(hurry, problem.epsilon, next_epsilon),
             marginals=marginals,
             log_domain=(failed | hurry) & (inner.num_steps < limit),
@@ -177,6 +187,7 @@ class AbsorbedIteration(eqx.Module):
             better = point.error < state.best_error  # false for NaN
             progress = (point.error < 0.9 * state.best_error) | (state.best_error > 4 * floor)
             g, history = self.acceleration.update(state.history, absorbed, point)
+            higher = point.value > state.top_value
             drift = absorbed.drift(point.f, g)
             return _Inner(
                 g=g,
@@ -184,9 +195,12 @@ class AbsorbedIteration(eqx.Module):
                 best_f=jnp.where(better, point.f, state.best_f),
                 best_g=jnp.where(better, point.image, state.best_g),
                 best_error=jnp.where(better, point.error, state.best_error),
+                top_f=jnp.where(higher, point.f, state.top_f),
+                top_g=jnp.where(higher, point.image, state.top_g),
+                top_value=jnp.where(higher, point.value, state.top_value),
                 since_progress=jnp.where(progress, 0, state.since_progress + 1),
                 num_steps=state.num_steps + 1,
-                drifted=~(drift < 0.8 * DRIFT[g.dtype] + 1e-3) | ~jnp.isfinite(point.error),
+                drifted=~(drift < 0.8 * DRIFT[g.dtype] - 1) | ~jnp.isfinite(point.error),
             )
 
         start = _Inner(
@@ -195,6 +209,9 @@ class AbsorbedIteration(eqx.Module):
             best_f=absorbed.f0,
             best_g=absorbed.g0,
             best_error=jnp.full_like(floor, jnp.inf),
+            top_f=absorbed.f0,
+            top_g=absorbed.g0,
+            top_value=jnp.full_like(floor, -jnp.inf),
             since_progress=jnp.zeros((), jnp.int32),
             num_steps=num_steps,
             drifted=jnp.array(False),

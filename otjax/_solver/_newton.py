@@ -20,22 +20,30 @@ from ._loop import AbsorbedIteration
 from ._sinkhorn import SymmetricSinkhorn
 
 
+# In units of epsilon: how far a direction goes at first. The dual is quadratic over a few units.
+_RADIUS = 10.0
+
+
 class _Search(eqx.Module):
     """A line search under way: from `base` along `direction`, now at `length`."""
 
     base: Float[Array, " m"]
     direction: Float[Array, " m"]
     length: Float[Array, ""]
+    value: Float[Array, ""]  # of the dual at the base
     slope: Float[Array, ""]  # of the dual along the direction, at the base
+    radius: Float[Array, ""]  # of the trust region, in units of epsilon
     begun: Bool[Array, ""]
     tolerance: Float[Array, ""]  # the marginal error that is asked for in the end
 
 
 class Newton(AbstractAcceleration):
-    """Newton's step by conjugate gradients, with a line search on the slope of the dual.
+    """Newton's step by conjugate gradients within a trust region, with a line search on the dual.
 
-    Along a line the dual is concave: where its slope is still not negative it has increased. A
-    step that overshoots is shortened to where the secant of the slope vanishes.
+    Where parts of the plan hardly touch, the Hessian is nearly singular and its inverse says
+    nothing of the dual at a distance: the region, in units of epsilon, grows where it is right.
+    A step is kept if the dual has increased: always where its slope is still not negative, as it
+    is concave. Otherwise it is shortened towards where the secant of the slope vanishes.
     """
 
     max_products: int = eqx.field(static=True)
@@ -51,7 +59,16 @@ class Newton(AbstractAcceleration):
 
     def init(self, g: Float[Array, " m"], tolerance: Float[Array, ""]) -> _Search:
         zero = jnp.zeros((), g.dtype)
-        return _Search(g, jnp.zeros_like(g), zero, zero, jnp.array(False), tolerance)
+        return _Search(
+            base=g,
+            direction=jnp.zeros_like(g),
+            length=zero,
+            value=zero,
+            slope=zero,
+            radius=jnp.full_like(zero, _RADIUS),
+            begun=jnp.array(False),
+            tolerance=tolerance,
+        )
 
     def update(
         self, history: _Search, absorbed: Absorbed, point: Point
@@ -59,8 +76,9 @@ class Newton(AbstractAcceleration):
         problem = absorbed.problem
         gradient = problem.marginals[1].target(point.g, problem.b) - point.column
         slope = jnp.sum(gradient * history.direction)
+        increased = (point.value >= history.value) & (slope >= -0.5 * history.slope)
         search = cond_any(
-            ~history.begun | (slope >= 0),
+            ~history.begun | (slope >= 0) | increased,
             lambda: self._turn(history, absorbed, point, gradient),
             lambda: self._shorten(history, slope),
         )
@@ -71,11 +89,15 @@ class Newton(AbstractAcceleration):
 
     def _shorten(self, search: _Search, slope: Float[Array, ""]) -> _Search:
         secant = search.slope / (search.slope - slope)
-        factor = jnp.where(jnp.isfinite(secant), jnp.clip(secant, 0.1, 0.9), 0.1)
+        factor = jnp.where(jnp.isfinite(secant), jnp.clip(secant, 0.1, 0.7), 0.1)
         return eqx.tree_at(lambda search: search.length, search, factor * search.length)
 
     def _turn(
-        self, search: _Search, absorbed: Absorbed, point: Point, gradient: Float[Array, " m"]
+        self,
+        search: _Search,
+        absorbed: Absorbed,
+        point: Point,
+        gradient: Float[Array, " m"],
     ) -> _Search:
         """A new direction, as accurate as the error left makes worthwhile."""
         problem = absorbed.problem
@@ -83,21 +105,27 @@ class Newton(AbstractAcceleration):
         row = jnp.exp((absorbed.f0 - softmin) / problem.epsilon)
         schur = Schur(problem, absorbed.plan_at(point.f, point.g), row, point.column)
         enough = jnp.maximum(point.error, 0.1 * search.tolerance / point.error)
+        # A step that was kept whole says that one may go further, one that was cut how far.
+        kept = search.length * jnp.max(jnp.abs(search.direction)) / problem.epsilon
+        radius = jnp.where(search.length < 1, 2 * kept, jnp.maximum(search.radius, 4 * kept))
+        radius = jnp.where(search.begun, radius, _RADIUS)
+        # As far as the absorbed plan carries; f follows g, and goes no further.
+        room = 0.8 * DRIFT[gradient.dtype] - absorbed.drift(absorbed.f0, point.g)
         direction = conjugate_gradients(
             schur.mv,
             problem.epsilon * gradient,
             schur.inverse_diagonal(),
             tolerance=jnp.clip(enough, 1e-4, 0.3),
             max_steps=self.max_products,
+            radius=problem.epsilon * jnp.minimum(radius, jnp.maximum(room, 1e-3)),
         )
-        # As far as the absorbed plan carries; f follows g, and goes no further.
-        room = 0.8 * DRIFT[direction.dtype] - absorbed.drift(absorbed.f0, point.g)
-        reach = jnp.max(jnp.abs(direction)) / problem.epsilon
         return _Search(
             base=point.g,
             direction=direction,
-            length=jnp.minimum(1, room / jnp.maximum(reach, 1e-6)),
+            length=jnp.ones_like(search.length),
+            value=point.value,
             slope=jnp.sum(gradient * direction),
+            radius=radius,
             begun=jnp.array(True),
             tolerance=search.tolerance,
         )
