@@ -28,7 +28,8 @@ def spectral_bound(matrix: Float[Array, "n m"]) -> Float[Array, ""]:
         norm = _frobenius(gram)
         return (_gram(gram / norm), 2 * (log_scale + jnp.log(norm))), None
 
-    first = (_gram(tall), jnp.zeros((), matrix.dtype))
+    norm = _frobenius(tall)
+    first = (_gram(tall / norm), 2 * jnp.log(norm))
     (gram, log_scale), _ = lax.scan(step, first, length=_GRAM_STEPS - 1)
     return jnp.exp((log_scale + jnp.log(_frobenius(gram))) / 2**_GRAM_STEPS)
 
