@@ -24,7 +24,7 @@ import tyro
 from peers import pictures, report
 from peers.contestants import ALL, Contestant, enters, PACKAGES
 from peers.measure import Entry, in_turns, Judge
-from peers.problems import load, Row, rows, Sources
+from peers.problems import load, Row, rows, SIZES, Sources
 from peers.worker import Extra, installed, Workers
 
 
@@ -46,13 +46,14 @@ class Options:
     """No row begins after this."""
     limit: float = 20.0
     """No run of a peer may take longer, in seconds."""
-    give_up: float = 100.0
+    give_up: float = 50.0
     """Nor longer than this many times the time of otjax, or three seconds."""
     repeats: int = 3
     """Samples of a time, where one takes less than ten seconds."""
     data: tuple[str, ...] = ()
     """Such as normal, batch, digits, "DOTmark 32"."""
     sizes: tuple[int, ...] = ()
+    """Numbers of points of the synthetic problems."""
     dimensions: tuple[int, ...] = ()
     epsilons: tuple[float, ...] = ()
     dtypes: tuple[Literal["float32", "float64"], ...] = ()
@@ -75,15 +76,14 @@ def chosen_rows(options: Options) -> list[Row]:
         return all(
             not allowed or value in allowed
             for value, allowed in (
-                (row.data, options.data),
-                (row.n, options.sizes),
+                (row.data, options.data or (("normal",) if options.sizes else ())),
                 (row.d, options.dimensions),
                 (row.epsilon, options.epsilons),
                 (row.dtype, options.dtypes),
             )
         )
 
-    return [row for row in rows(sources) if wanted(row)]
+    return [row for row in rows(sources, options.sizes or SIZES) if wanted(row)]
 
 
 def quickly(options: Options) -> Options:
@@ -140,13 +140,20 @@ class Failures:
 class Race:
     """A run of the benchmark."""
 
-    def __init__(self, options: Options):
-        self.options = options
+    def __init__(self, options: Options, deadline: float):
+        self.options, self.deadline = options, deadline
         self.workers = Workers()
         self.failures = Failures()
         self.guesses: dict[tuple[str, str], int] = {}  # by contestant and dtype
         self.pace: dict[tuple[str, str], float] = {}  # the last time, to begin with the fastest
         self.first_calls: set[tuple[str, tuple[int, ...], str]] = set()
+
+    def remember(self, records: list[dict[str, Any]]) -> None:
+        """Takes over from an earlier run where contestants missed the target."""
+        for record in records:
+            for cell in record["cells"]:
+                if cell.get("missed"):
+                    self.failures.add(cell["contestant"], Row(**record["row"]))
 
     def contestants(self, row: Row) -> list[Contestant]:
         """Those that enter, otjax first, then of each family the fastest before."""
@@ -181,9 +188,15 @@ class Race:
         entries: list[Entry] = []
         cells: dict[str, dict[str, Any]] = {}
         prepared: set[str] = set()
+        missed: set[str] = set()
+        complete = True
         for contestant in self.contestants(row):
             cell = {"contestant": contestant.name, "family": contestant.family}
             cell |= {"option": contestant.option, "attempts": [], "spent": 0.0, "reason": ""}
+            if time.perf_counter() > self.deadline and contestant.family != "otjax":
+                cells[contestant.name] = cell | {"status": "not tried", "reason": "out of time"}
+                complete = False
+                continue
             if not installed(contestant.family):
                 cells[contestant.name] = cell | {"status": "not installed"}
                 continue
@@ -209,12 +222,16 @@ class Race:
                     limit = min(limit, max(3.0, options.give_up * seconds))
             else:
                 self.pace[contestant.name, row.dtype] = math.inf
+                # One that was stopped for being slower than its sibling has not missed.
                 if allowed == limit or entry.failure != "timeout":
                     self.failures.add(contestant.name, row)
+                    missed.add(contestant.name)
             entries.append(entry)
         for entry in in_turns(entries, options.repeats, 2 * options.limit):
             entry.repeat()
-        cells |= {entry.contestant.name: entry.cell() for entry in entries}
+        for entry in entries:
+            name = entry.contestant.name
+            cells[name] = entry.cell() | {"missed": name in missed}
         listed = [cells[one.name] for one in ALL if one.name in cells]
         report.mark_wrong_values(listed)
         shape = problem.x.shape[:-1] + problem.y.shape[-2:-1]
@@ -223,6 +240,7 @@ class Race:
             "row": row._asdict(),
             "shape": shape,
             "target": row.target,
+            "complete": complete,
             "cells": listed,
         }
 
@@ -306,11 +324,13 @@ def main() -> int:
     results: dict[str, Any] = {"machine": machine(), "rows": [], "extras": []}
     earlier = options.output / "results.json"
     if options.resume and earlier.exists():
-        results |= {key: json.loads(earlier.read_text())[key] for key in ("rows", "extras")}
-    race = Race(options)
-    deadline = begin + 60 * options.budget_minutes
+        before = json.loads(earlier.read_text())
+        results["rows"] = [record for record in before["rows"] if record["complete"]]
+        results["extras"] = before["extras"]
+    race = Race(options, begin + 60 * options.budget_minutes)
+    race.remember(results["rows"])
     try:
-        run(race, chosen, results, deadline)
+        run(race, chosen, results)
     finally:
         race.workers.end()
     results["seconds"] = time.perf_counter() - begin
@@ -320,12 +340,12 @@ def main() -> int:
     return 0
 
 
-def run(race: Race, chosen: list[Row], results: dict[str, Any], deadline: float) -> None:
+def run(race: Race, chosen: list[Row], results: dict[str, Any]) -> None:
     options = race.options
     done = {record["name"] for record in results["rows"]}
     sizes = {row.n for row in chosen if row.data == "normal"}
     for number, row in enumerate(chosen):
-        if time.perf_counter() > deadline:
+        if time.perf_counter() > race.deadline:
             print(f"out of time: {len(chosen) - number} rows left out")
             break
         if row.name not in done:

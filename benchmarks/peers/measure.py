@@ -16,7 +16,7 @@ from .worker import Attempt, Solve, Worker
 Cell = dict[str, Any]
 
 # A first call compiles; it may take this long, in seconds.
-COMPILE_LIMIT = 120.0
+COMPILE_LIMIT = 60.0
 
 
 class Check(NamedTuple):
@@ -132,7 +132,7 @@ class Entry:
         key = self.contestant.name, shape
         if self.contestant.family not in JAX_FAMILIES or key in self.worker.warm:
             return True
-        request = Solve(self.contestant.name, 10.0 if self.contestant.counts else 1.0)
+        request = Solve(self.contestant.name, 10.0 if self.contestant.counts else 1e30)
         reply = self.worker.ask(request, COMPILE_LIMIT)
         if not reply.failure and first:
             self.first_call = reply.seconds
@@ -152,7 +152,7 @@ class Entry:
             found = self._attempt(search.setting, limit)
             if found is None:
                 if self.best is None and self.failure == "timeout":
-                    self._settle_for_less(index, limit / 2)
+                    self._settle_for_less(index, limit / 4)
                 return
             attempt, checked = found
             if checked.error <= self.target:
@@ -183,6 +183,8 @@ class Entry:
         return (count if self.contestant.counts else tolerance)(self.target, index)
 
     def _attempt(self, setting: float, limit: float) -> tuple[Attempt, Check] | None:
+        if self.contestant.compiles_counts:
+            limit += COMPILE_LIMIT
         reply = self.worker.ask(Solve(self.contestant.name, setting), limit)
         record = {"setting": setting, "seconds": reply.seconds}
         if reply.failure:

@@ -1,6 +1,7 @@
 """The problems: point clouds with masses, synthetic and real, and the marginal error asked for."""
 
 import gzip
+import itertools
 import pathlib
 from collections.abc import Callable
 from typing import Any, NamedTuple
@@ -10,6 +11,7 @@ import numpy as np
 
 # The L1 errors of the two marginals together, relative to the total mass.
 TARGETS = {"float32": 1e-3, "float64": 1e-6}
+SIZES = (1024, 4096, 256)
 EPSILONS = (0.05, 0.01, 0.002, 0.0005)
 REAL_EPSILONS = (0.01, 0.002)
 BATCH = (256, 128)  # problems, points of each
@@ -204,8 +206,8 @@ def importable(module: str) -> bool:
     return importlib.util.find_spec(module) is not None
 
 
-def rows(sources: Sources) -> list[Row]:
-    """Every row, the most telling first."""
+def rows(sources: Sources, sizes: tuple[int, ...] = SIZES) -> list[Row]:
+    """Every row, the most telling first; `sizes` are those of the synthetic problems."""
 
     def synthetic(n: int) -> list[Row]:
         return [
@@ -225,4 +227,6 @@ def rows(sources: Sources) -> list[Row]:
 
     batches = [Row("batch", BATCH[1], 2, epsilon, "float32") for epsilon in (0.05, 0.01)]
     real_rows = [row for name in available(sources) for row in real(name)]
-    return [*synthetic(1024), *batches, *synthetic(4096), *real_rows, *synthetic(256)]
+    first, *others = (synthetic(n) for n in sizes)
+    *others, last = others or [[]]
+    return [*first, *batches, *itertools.chain(*others), *real_rows, *last]

@@ -81,9 +81,13 @@ def serve(connection: Connection, family: str, dtype: str) -> None:
                 reply: Any = getattr(extras, request.function)(**request.arguments)
             else:
                 assert problem is not None
-                if request.contestant not in prepared:
-                    prepared[request.contestant] = REGISTRY[request.contestant].make(problem)
-                reply = attempt(*prepared[request.contestant], request.setting)
+                contestant = REGISTRY[request.contestant]
+                if contestant.name not in prepared:
+                    prepared[contestant.name] = contestant.make(problem)
+                run, read = prepared[contestant.name]
+                if contestant.compiles_counts:
+                    run(request.setting)
+                reply = attempt(run, read, request.setting)
         except Exception as error:
             traceback.clear_frames(error.__traceback__)
             first_line = str(error).strip().splitlines() or [""]

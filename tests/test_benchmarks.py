@@ -1,0 +1,144 @@
+"""What the benchmark against the peers says is right: errors, conventions, search, summary."""
+
+import math
+import pathlib
+import sys
+
+import numpy as np
+import pytest
+
+
+BENCHMARKS = str(pathlib.Path(__file__).parents[1] / "benchmarks")
+
+
+@pytest.fixture
+def peers(monkeypatch):
+    """The package beside the script, found as the script finds it."""
+    monkeypatch.syspath_prepend(BENCHMARKS)
+    from peers import contestants, measure, problems, report
+
+    yield (contestants, measure, problems, report)
+    for name in [name for name in sys.modules if name.split(".")[0] == "peers"]:
+        del sys.modules[name]
+
+
+def weighted_problem(problems, n=24, m=32):
+    rng = np.random.default_rng(0)
+    clouds = problems.normal(max(n, m), 2)
+    a, b = (rng.uniform(0.5, 1.5, size) for size in (n, m))
+    clouds = problems.Clouds(clouds.x[:n], clouds.y[:m], a / a.sum(), b / b.sum())
+    return problems.problem_of(clouds, 0.1, "float64")
+
+
+def test_the_error_is_that_of_both_marginals(peers):
+    _, measure, problems, _ = peers
+    problem = weighted_problem(problems)
+    # One point on each side repeated: the plan of f + g = C is the product of the masses.
+    problem = problem._replace(x=0 * problem.x, y=0 * problem.y + 1)
+    judge = measure.Judge(problem)
+    f, g = np.full(24, 1.5), np.full(32, 0.5)
+    assert judge.check(f, g).error == pytest.approx(0, abs=1e-14)
+    assert judge.check(f, g).value == pytest.approx(2)
+    # Twice that plan: both marginals are off by the whole mass, and the dual pays for it.
+    twice = judge.check(f + float(problem.epsilon) * math.log(2), g)
+    assert twice.error == pytest.approx(2)
+    assert twice.value == pytest.approx(2 + float(problem.epsilon) * (math.log(2) - 1))
+    assert math.isnan(judge.check(f * np.nan, g).error)
+    assert math.isnan(judge.check(f - np.inf, g).error)
+
+    batch = problems.Problem(*(np.stack([array, array]) for array in problem))
+    shift = np.array([[0.0], [float(problem.epsilon) * math.log(2)]])
+    checked = measure.Judge(batch).check(np.stack([f, f]) + shift, np.stack([g, g]))
+    assert checked.error == pytest.approx(2)
+
+
+def test_contestants_solve_one_problem_and_their_potentials_are_read_alike(peers):
+    contestants, measure, problems, _ = peers
+    problem = weighted_problem(problems)
+    judge = measure.Judge(problem)
+    values = []
+    for name in ("otjax: default", "POT: sinkhorn", "POT: log", "POT: stabilized"):
+        run, read = contestants.REGISTRY[name].make(problem)
+        loose, tight = (judge.check(*read(run(tolerance))[:2]) for tolerance in (1e-2, 1e-7))
+        assert tight.error <= 1.1e-7 < loose.error
+        values.append(tight.value)
+    assert values == pytest.approx([values[0]] * 4, rel=1e-6)
+
+
+@pytest.mark.parametrize("counts", [False, True])
+@pytest.mark.parametrize("guess", [-3, 0, 9])
+def test_the_search_finds_the_loosest_setting(peers, counts, guess):
+    contestants, measure, _, _ = peers
+    target = 1e-3
+    contestant = contestants.Contestant("family", "option", lambda problem: None, counts=counts)
+
+    def error(setting):
+        return 0.97**setting if counts else 6 * setting
+
+    search = measure.Search(contestant, target, guess)
+    errors = {}
+    for _ in range(20):
+        index = search.index
+        errors[index] = error(search.setting)
+        if not search.next(errors[index]):
+            break
+    found = search.passing
+    assert errors[found] <= target < errors[found - 1]
+    assert len(errors) <= 8
+
+
+def cell(family, option, seconds, status="reached", value=1.0, **others):
+    return {
+        "contestant": f"{family}: {option}",
+        "family": family,
+        "option": option,
+        "status": status,
+        "seconds": seconds,
+        "spent": seconds,
+        "value": value,
+        "error": 1e-4,
+        "iterations": 7,
+        "memory": 2**20,
+        "reason": "",
+        "best_error": None,
+        **others,
+    }
+
+
+def test_the_summary_counts_the_best_option_and_every_loss(peers):
+    *_, report = peers
+
+    def record(name, *cells):
+        row = {"data": "normal", "n": 9, "d": 2, "epsilon": 0.1, "dtype": "float64"}
+        mine = cell("otjax", "default", 1.0)
+        return {"name": name, "row": row, "shape": (9, 9), "cells": [mine, *cells]}
+
+    records = [
+        record("slow", cell("OTT-JAX", "a", 9.0), cell("OTT-JAX", "b", 8.0)),
+        record("fast", cell("OTT-JAX", "a", 0.5), cell("POT", "a", 2.0)),
+        record("late", cell("OTT-JAX", "a", 16.0, "not reached")),
+        record("broken", cell("OTT-JAX", "a", 0.1, "garbage"), cell("otjax", "Sinkhorn", 0.5)),
+    ]
+    found = report.ratios(records, ("OTT-JAX",))
+    assert found.known == [(0.5, "fast"), (8.0, "slow")]
+    assert found.bounds == [(16.0, "late")]
+    assert found.absent == 1
+    assert "geometric mean 4x" in found.text() and "least 0.5x (fast)" in found.text()
+    assert "at most 2x (Sinkhorn, broken)" in report.own_choice(records)
+
+    table = report.compact_table(records).splitlines()
+    assert len(table) == 2 + len(records)
+    assert "8x, 8 s (b)" in table[2] and "0.5x, 500 ms (a)" in table[3]
+    assert "> 16x, not in 16 s" in table[4] and "garbage" in table[5]
+
+    missed = record("missed")
+    missed["cells"][0] |= {"status": "not reached", "best_error": 1e-2}
+    summary = report.summary({"rows": [*records, missed]})
+    assert any("did not reach the target in 1 rows: missed" in line for line in summary)
+
+
+def test_a_wrong_value_is_marked(peers):
+    *_, report = peers
+    cells = [cell("otjax", "default", 1.0), cell("POT", "a", 1.0, value=0.9)]
+    report.mark_wrong_values(cells)
+    assert [one["wrong"] for one in cells] == [False, True]
