@@ -149,6 +149,10 @@ class DensePlan(lx.AbstractLinearOperator):
     def transpose(self) -> "DensePlan":
         return DensePlan(self.matrix, not self.transposed)
 
+    def squared(self) -> "DensePlan":
+        """The plan of squared entries."""
+        return DensePlan(jnp.square(self.matrix), self.transposed)
+
     def in_structure(self) -> jax.ShapeDtypeStruct:
         return jax.ShapeDtypeStruct((self.matrix.shape[not self.transposed],), self.matrix.dtype)
 

@@ -193,6 +193,10 @@ class StreamedPlan(lx.AbstractLinearOperator):
     def transpose(self) -> "StreamedPlan":
         return StreamedPlan(self.cloud.T, self.g, self.f, self.epsilon)
 
+    def squared(self) -> "StreamedPlan":
+        """The plan of squared entries."""
+        return StreamedPlan(self.cloud, self.f, self.g, 0.5 * self.epsilon)
+
     def in_structure(self) -> jax.ShapeDtypeStruct:
         return jax.ShapeDtypeStruct(self.g.shape, self.g.dtype)
 

@@ -18,6 +18,10 @@ class AbstractAcceleration(eqx.Module):
     def init(self, g: Float[Array, " m"], tolerance: Float[Array, ""]) -> PyTree:
         """The empty history of an iteration from `g` towards a marginal error of `tolerance`."""
 
+    def resume(self, history: PyTree, g: Float[Array, " m"]) -> PyTree:
+        """The history when the iteration goes on from `g` with another absorbed plan."""
+        return history
+
     @abc.abstractmethod
     def update(
         self, history: PyTree, absorbed: Absorbed, point: Point

@@ -52,6 +52,10 @@ class AndersonThenNewton(AbstractAcceleration):
             tolerance=tolerance,
         )
 
+    def resume(self, history: _Trial, g: Float[Array, " m"]) -> _Trial:
+        resumed = self.newton.resume(history.newton, g)
+        return eqx.tree_at(lambda trial: trial.newton, history, resumed)
+
     def update(
         self, history: _Trial, absorbed: Absorbed, point: Point
     ) -> tuple[Float[Array, " m"], _Trial]:

@@ -3,6 +3,7 @@
 from collections.abc import Callable
 
 import equinox as eqx
+import jax
 import jax.lax as lax
 import jax.numpy as jnp
 from jaxtyping import Array, Bool, Float, Int, PyTree
@@ -28,6 +29,8 @@ class _Outer(eqx.Module):
     f: Float[Array, " n"]
     g: Float[Array, " m"]
     epsilon: Float[Array, ""]
+    history: PyTree  # of the acceleration at this epsilon
+    fresh: Bool[Array, ""]  # whether the history is to be begun anew
     marginals: tuple[Float[Array, " n"], Float[Array, " m"]]
     log_domain: Bool[Array, ""]  # whether the next step must be a log-sum-exp
     stalled: Bool[Array, ""]
@@ -89,6 +92,8 @@ class AbsorbedIteration(eqx.Module):
             f=f,
             g=g,
             epsilon=epsilon,
+            history=self.acceleration.init(g, jnp.zeros_like(epsilon)),
+            fresh=jnp.array(True),
             marginals=(problem.a, problem.b),
             log_domain=jnp.asarray(init is None) & (limit > 0),
             stalled=jnp.array(False),
@@ -135,8 +140,11 @@ class AbsorbedIteration(eqx.Module):
         solved = ~at_end & (error <= stage_tolerance)
         # The last step belongs to the problem's own epsilon.
         stage_limit = jnp.where(at_end, limit, limit - 1)
+        begun = self.acceleration.init(g, stage_tolerance)
+        resumed = self.acceleration.resume(state.history, g)
         inner = self._iterate(
             absorbed,
+            history=jax.tree.map(lambda new, old: jnp.where(state.fresh, new, old), begun, resumed),
             num_steps=num_steps,
             limit=jnp.where(done | solved | ~in_range, num_steps, stage_limit),
             tolerance=stage_tolerance,
@@ -155,6 +163,8 @@ class AbsorbedIteration(eqx.Module):
             f=jnp.where(unsolved, inner.top_f, inner.best_f),
             g=jnp.where(unsolved, inner.top_g, inner.best_g),
             epsilon=jnp.where(hurry, problem.epsilon, next_epsilon),
+            history=inner.history,
+            fresh=failed | hurry | leave,
             marginals=marginals,
             log_domain=(failed | hurry) & (inner.num_steps < limit),
             stalled=inner.since_progress >= _PATIENCE,
@@ -167,6 +177,7 @@ class AbsorbedIteration(eqx.Module):
         self,
         absorbed: Absorbed,
         *,
+        history: PyTree,
         num_steps: Int[Array, ""],
         limit: Int[Array, ""],
         tolerance: Float[Array, ""],
@@ -205,7 +216,7 @@ class AbsorbedIteration(eqx.Module):
 
         start = _Inner(
             g=absorbed.g0,
-            history=self.acceleration.init(absorbed.g0, tolerance),
+            history=history,
             best_f=absorbed.f0,
             best_g=absorbed.g0,
             best_error=jnp.full_like(floor, jnp.inf),

@@ -21,7 +21,7 @@ from ._sinkhorn import SymmetricSinkhorn
 
 
 # In units of epsilon: how far a direction goes at first. The dual is quadratic over a few units.
-_RADIUS = 10.0
+_RADIUS = 4.0
 
 
 class _Search(eqx.Module):
@@ -70,6 +70,9 @@ class Newton(AbstractAcceleration):
             tolerance=tolerance,
         )
 
+    def resume(self, history: _Search, g: Float[Array, " m"]) -> _Search:
+        return eqx.tree_at(lambda search: search.begun, history, jnp.array(False))
+
     def update(
         self, history: _Search, absorbed: Absorbed, point: Point
     ) -> tuple[Float[Array, " m"], _Search]:
@@ -108,14 +111,14 @@ class Newton(AbstractAcceleration):
         # A step that was kept whole says that one may go further, one that was cut how far.
         kept = search.length * jnp.max(jnp.abs(search.direction)) / problem.epsilon
         radius = jnp.where(search.length < 1, 2 * kept, jnp.maximum(search.radius, 4 * kept))
-        radius = jnp.where(search.begun, radius, _RADIUS)
+        radius = jnp.where(search.begun, radius, search.radius)
         # As far as the absorbed plan carries; f follows g, and goes no further.
         room = 0.8 * DRIFT[gradient.dtype] - absorbed.drift(absorbed.f0, point.g)
         direction = conjugate_gradients(
             schur.mv,
             problem.epsilon * gradient,
             schur.inverse_diagonal(),
-            tolerance=jnp.clip(enough, 1e-4, 0.3),
+            tolerance=jnp.clip(enough, 0.05, 0.3),
             max_steps=self.max_products,
             radius=problem.epsilon * jnp.minimum(radius, jnp.maximum(room, 1e-3)),
         )
