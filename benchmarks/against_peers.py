@@ -209,6 +209,7 @@ class Race:
             if contestant.family not in prepared:
                 worker.prepare(problem)
                 prepared.add(contestant.family)
+            begin = time.perf_counter()
             entry = Entry(contestant, worker, judge, row.target)
             allowed = min(limit, 1.5 * family_best.get(contestant.family, math.inf) + 1.0)
             self.search(entry, row, problem.x.shape, allowed)
@@ -227,6 +228,7 @@ class Race:
                     self.failures.add(contestant.name, row)
                     missed.add(contestant.name)
             entries.append(entry)
+            progress(entry, time.perf_counter() - begin)
         for entry in in_turns(entries, options.repeats, 2 * options.limit):
             entry.repeat()
         for entry in entries:
@@ -255,6 +257,13 @@ class Race:
             self.guesses[name, row.dtype] = entry.best_index
             if drawn(row):
                 entry.ladder(limit)
+
+
+def progress(entry: Entry, seconds: float) -> None:
+    """One line for one contestant, with what its search took in all."""
+    found = report.time_text(entry.best.seconds) if entry.best else entry.failure or "missed"
+    runs = len(entry.attempts)
+    print(f"  {entry.contestant.name}: {found} ({runs} runs, {seconds:.1f} s)", flush=True)
 
 
 def drawn(row: Row) -> bool:
