@@ -210,9 +210,8 @@ def run(config: Config, loss: Loss, images: Images) -> tuple[Progress, np.ndarra
     latents = jax.vmap(trainer.latent)(jr.split(key, len(images.train)))
     generate = eqx.filter_jit(lambda generator, latents: jax.vmap(generator)(latents))
     samples = np.asarray(generate(progress.state.ema, latents))
-    draw_images(
-        {TITLES["samples"]: samples, TITLES["real"]: images.test}, directory / "samples.png"
-    )
+    panels = {"generated": samples, "real, never seen": images.test}
+    draw_images(panels, directory / "samples.png")
     draw_curves(progress.curves, game.names, directory / "curves.png")
     return progress, samples
 
