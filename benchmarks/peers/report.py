@@ -187,6 +187,7 @@ def summary(report: Record) -> list[str]:
     if missed:
         lines.append(f"otjax did not reach the target in {len(missed)} rows: {'; '.join(missed)}")
     lines += first_calls(singles)
+    lines += unrest(report["rows"])
     for extra in report.get("extras", []):
         lines.append(extra_line(extra))
     return lines
@@ -226,6 +227,20 @@ def first_calls(records: list[Record]) -> list[str]:
         f"{mean:.3g}x; at most {ratio:.3g}x ({time_text(mine)} against {time_text(theirs)}); "
         f"{len(pairs)} shapes"
     ]
+
+
+def unrest(records: list[Record]) -> list[str]:
+    """Whether the machine was quiet: how many times differ much between their samples."""
+    spreads = [
+        max(cell["samples"]) / min(cell["samples"])
+        for record in records
+        for cell in record["cells"]
+        if cell["status"] == "reached" and len(cell.get("samples", [])) > 1
+    ]
+    if not spreads:
+        return []
+    wide = sum(spread > 1.5 for spread in spreads)
+    return [f"{wide} of {len(spreads)} times differ by more than 1.5x between their samples"]
 
 
 def extra_line(extra: Record) -> str:
