@@ -116,6 +116,7 @@ class Trainer(eqx.Module):
         """
         if self.n_critic > 0 and critic is None:
             raise ValueError("`critic` must be given, or `n_critic=0` for a game without one.")
+        generator, critic = _strong((generator, critic))
         key = jnp.asarray(key)
         if jnp.issubdtype(key.dtype, jax.dtypes.prng_key) and key.dtype != jr.key(0).dtype:
             raise ValueError(f"`key` must be of JAX's default kind, got {key.dtype}.")
@@ -251,6 +252,13 @@ class Trainer(eqx.Module):
             return old + (1 - self.ema_decay).astype(new.dtype) * (new - old)
 
         return jax.tree.map(move, ema, generator)
+
+
+def _strong(tree: PyTree) -> PyTree:
+    """Without weak types, which the first step would lose, to be compiled again for the second."""
+    return jax.tree.map(
+        lambda leaf: jnp.asarray(leaf, leaf.dtype) if eqx.is_inexact_array(leaf) else leaf, tree
+    )
 
 
 def _trained(model: PyTree) -> PyTree:
