@@ -250,13 +250,13 @@ def extra_line(extra: Record) -> str:
             f"({time_text(extra['both'])} against {time_text(extra['value'])})"
         )
     mine, theirs = extra["otjax"], extra["POT"]
-    if mine is None:
-        return f"{extra['name']}: POT's emd {time_text(theirs['seconds'])}"
     off = abs(mine["cost"] - theirs["cost"]) / theirs["cost"]
+    proven = (mine["cost"] - mine["lower"]) / mine["cost"]
+    missed = "" if proven <= extra["gap"] and off <= extra["gap"] else ": MISSED"
     return (
         f"{extra['name']}: POT's emd over otjax {theirs['seconds'] / mine['seconds']:.3g}x "
-        f"({time_text(theirs['seconds'])} against {time_text(mine['seconds'])}); relative "
-        f"difference of the costs {off:.1e}"
+        f"({time_text(theirs['seconds'])} against {time_text(mine['seconds'])}); gap proven "
+        f"{proven:.1e}, difference of the costs {off:.1e}{missed}"
     )
 
 
