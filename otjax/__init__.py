@@ -44,6 +44,7 @@ from ._solver import (
     Anderson as Anderson,
     DualNewton as DualNewton,
     GeometricAnnealing as GeometricAnnealing,
+    LBFGS as LBFGS,
     NoAnnealing as NoAnnealing,
     Overrelaxation as Overrelaxation,
     Plain as Plain,

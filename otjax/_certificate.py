@@ -70,9 +70,9 @@ class RoundedPlan(eqx.Module):
         # At an epsilon beyond all costs but that of forbidden pairs the plan counts pairs.
         huge = jnp.asarray(jnp.finfo(self.f.dtype).max ** 0.5 / 100, self.f.dtype)
         missing_b = (self.missing_b > 0).astype(self.f.dtype)
-        pairs = self.problem.geometry.plan(
-            jnp.zeros_like(self.f), jnp.zeros_like(self.g), huge
-        ).mv(missing_b)
+        pairs = self.problem.geometry.plan(jnp.zeros_like(self.f), jnp.zeros_like(self.g), huge).mv(
+            missing_b
+        )
         forbidden = pairs < jnp.sum(missing_b) - 0.5
         return jnp.any(forbidden & (self.missing_a > 0))
 
@@ -145,9 +145,7 @@ def certify(solution: Solution) -> Certificate:
 
 
 @eqx.filter_jit
-def _certify(
-    problem: EntropicProblem, f: Float[Array, " n"], g: Float[Array, " m"]
-) -> Certificate:
+def _certify(problem: EntropicProblem, f: Float[Array, " n"], g: Float[Array, " m"]) -> Certificate:
     prepared, validity = problem.prepare()
     rounded = RoundedPlan(prepared, f, g)
     f, g = feasible_potentials(prepared, g)

@@ -4,6 +4,7 @@ from typing import Literal, overload
 
 import equinox as eqx
 import equinox.internal as eqxi
+import jax
 import jax.lax as lax
 import jax.numpy as jnp
 import lineax as lx
@@ -176,8 +177,8 @@ def _lower_epsilon(
     lower = jnp.sum(problem.a * f) + jnp.sum(problem.b * g)
     cheaper, higher = upper < state.upper, lower > state.lower
     new_primal = (outcome.f, outcome.g, state.epsilon)
-    choose = lambda condition, new, old: tuple(
-        jnp.where(condition, ours, theirs) for ours, theirs in zip(new, old, strict=True)
+    choose = lambda condition, new, old: jax.tree.map(
+        lambda ours, theirs: jnp.where(condition, ours, theirs), new, old
     )
     upper, lower = jnp.where(cheaper, upper, state.upper), jnp.where(higher, lower, state.lower)
     ratio = gap / relative_gap(lower, upper)
@@ -212,9 +213,7 @@ def _envelope_jvp(primals, tangents):
 
     def cost(p):
         left = eqx.tree_at(lambda r: r.problem.geometry, rounded, p.geometry)
-        plan_mass = jnp.sum(
-            transport_plan(left.problem, rounded.f, rounded.g).mv(jnp.ones_like(g))
-        )
+        plan_mass = jnp.sum(transport_plan(left.problem, rounded.f, rounded.g).mv(jnp.ones_like(g)))
         # The derivative of <P, C> at a fixed plan P is that of -epsilon times the plan's mass.
         return (
             left.spread_cost()
@@ -234,7 +233,7 @@ def wasserstein(
     a: ArrayLike | None = None,
     b: ArrayLike | None = None,
     *,
-    p: float = 2.0,
+    p: float | int = 2,
     gap: ArrayLike = 1e-3,
     has_aux: Literal[False] = False,
 ) -> Float[Array, ""]: ...
@@ -247,7 +246,7 @@ def wasserstein(
     a: ArrayLike | None = None,
     b: ArrayLike | None = None,
     *,
-    p: float = 2.0,
+    p: float | int = 2,
     gap: ArrayLike = 1e-3,
     has_aux: Literal[True],
 ) -> tuple[Float[Array, ""], ExactSolution]: ...
@@ -259,7 +258,7 @@ def wasserstein(
     a: ArrayLike | None = None,
     b: ArrayLike | None = None,
     *,
-    p: float = 2.0,
+    p: float | int = 2,
     gap: ArrayLike = 1e-3,
     has_aux: bool = False,
 ) -> Float[Array, ""] | tuple[Float[Array, ""], ExactSolution]:

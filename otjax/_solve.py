@@ -29,8 +29,8 @@ def solve(
     **Arguments:**
 
     - `problem`: the problem.
-    - `solver`: `Sinkhorn(...)`, `DualNewton(...)` or `Adaptive(...)`. `None` is `Sinkhorn()` in
-        float32 and `Adaptive()` in float64.
+    - `solver`: `Sinkhorn(...)`, `DualNewton(...)`, `Adaptive(...)` or `LBFGS(...)`. `None` is
+        `Sinkhorn()` in float32 and `Adaptive()` in float64.
     - `init`: potentials `(f, g)` to start from, for instance those of an earlier solution.
     - `adjoint`: how potentials are differentiated; `None` is `ImplicitAdjoint()`. The value
         always has its envelope derivative, which needs the potentials only.

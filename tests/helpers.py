@@ -44,6 +44,7 @@ SOLVERS: dict[str, Callable[..., otjax.AbstractSolver]] = {
     "overrelaxed": ft.partial(otjax.Sinkhorn, acceleration=otjax.Overrelaxation()),
     "newton": otjax.DualNewton,
     "adaptive": otjax.Adaptive,
+    "l-bfgs": otjax.LBFGS,
 }
 
 # How the n x m reductions are carried out: made with `ENGINES[name](x, y, cost)`.

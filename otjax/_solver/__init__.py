@@ -16,5 +16,6 @@ from ._base import (
     Potentials as Potentials,
     rounding_floor as rounding_floor,
 )
+from ._lbfgs import LBFGS as LBFGS
 from ._newton import DualNewton as DualNewton
 from ._sinkhorn import Sinkhorn as Sinkhorn, SymmetricSinkhorn as SymmetricSinkhorn

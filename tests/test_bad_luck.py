@@ -1,0 +1,94 @@
+"""Problems that break solvers: each ends with a status and the best iterate, never with NaN."""
+
+import helpers
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+from helpers import SOLVERS
+
+import otjax
+from otjax import RESULTS
+
+
+SIZE = 10
+
+
+def disconnected(masses):
+    """Two halves with no way between them; `masses` is what the first half of each side has."""
+    cost = np.random.default_rng(0).uniform(size=(SIZE, SIZE))
+    half = np.arange(SIZE) < SIZE // 2
+    cost[half[:, None] != half[None, :]] = np.inf
+    a, b = (np.where(half, mass, 1 - mass) / (SIZE // 2) for mass in masses)
+    return cost, a, b, 0.05
+
+
+def uniform(cost, epsilon):
+    return cost, np.full(SIZE, 1 / SIZE), np.full(SIZE, 1 / SIZE), epsilon
+
+
+def squared_distances(x, y):
+    return np.sum((x[:, None] - y[None]) ** 2, axis=-1)
+
+
+def cases():
+    rng = np.random.default_rng(1)
+    x, y = rng.normal(size=(2, SIZE, 2))
+    order = rng.permutation(SIZE)
+    twice = np.concatenate([x[:1], x[:-1]])
+    spread = 10.0 ** rng.uniform(-12, 0, SIZE)
+    a = spread / spread.sum()
+    return {
+        "two identical points": uniform(squared_distances(twice, twice[order]), 0.01),
+        "a plan that is a permutation": uniform(squared_distances(x, x[order]), 1e-4),
+        "epsilon too small": uniform(squared_distances(x, y), 1e-9),
+        "all costs equal": uniform(np.ones((SIZE, SIZE)), 0.1),
+        "masses over twelve orders": (squared_distances(x, y), a, a[order], 1e-3),
+        "disconnected": disconnected((0.5, 0.5)),
+        "disconnected, impossible": disconnected((0.6, 0.4)),
+        "huge and tiny costs": uniform(10.0 ** rng.uniform(-8, 8, (SIZE, SIZE)), 0.1),
+    }
+
+
+IMPOSSIBLE = {"disconnected, impossible"}
+
+
+@pytest.mark.parametrize("dtype", [jnp.float32, jnp.float64])
+@pytest.mark.parametrize("name", SOLVERS)
+def test_a_solve_ends_with_a_status_and_finite_numbers(name, dtype):
+    solver = SOLVERS[name](tolerance=1e-3)
+
+    @jax.jit
+    def solve(matrix, a, b, epsilon, max_steps):
+        problem = otjax.EntropicProblem(otjax.CostMatrix(matrix), a, b, epsilon=epsilon)
+        solution = otjax.solve(problem, solver, throw=False, max_steps=max_steps)
+        error = solution.stats.marginal_error
+        return solution.result, error, solution.potentials, solution.value, solution.marginals
+
+    for case, (matrix, a, b, epsilon) in cases().items():
+        inputs = (jnp.asarray(array, dtype) for array in (matrix, a, b, epsilon))
+        result, error, potentials, value, marginals = solve(*inputs, 600)
+        assert all(np.all(np.isfinite(leaf)) for leaf in (error, *potentials, value)), case
+        if result == RESULTS.successful:
+            assert case not in IMPOSSIBLE and error <= 1e-3, case
+            wrong = sum(
+                np.sum(np.abs(np.asarray(ours, float) - np.asarray(asked, float)))
+                for ours, asked in zip(marginals, (a, b), strict=True)
+            )
+            assert wrong <= 1.1e-3, case
+        else:
+            assert error > 1e-3 or case == "epsilon too small", case
+
+
+@pytest.mark.parametrize("name", ["newton", "adaptive"])
+def test_newton_does_not_crawl_on_uneven_masses_at_small_epsilon(name):
+    rng = np.random.default_rng(0)
+    x, y = jnp.asarray(rng.normal(size=(60, 2))), jnp.asarray(1 + 0.5 * rng.normal(size=(50, 2)))
+    a, b = (jnp.asarray(rng.uniform(size=size)) for size in (60, 50))
+    a, b = a / jnp.sum(a), b / jnp.sum(b)
+    cost = helpers.cost_matrix(x, y, otjax.SqEuclidean())
+    epsilon = 3e-4 * jnp.mean(cost)
+    problem = otjax.EntropicProblem(otjax.PointCloud(x, y), a, b, epsilon=epsilon)
+    solution = otjax.solve(problem, SOLVERS[name](tolerance=1e-9))
+    assert solution.result == RESULTS.successful
+    assert solution.stats.num_steps < 400
