@@ -20,7 +20,7 @@ from accelerator import describe_device, versions
 from w1 import funnels as w1
 from w1.critics import Setting, SETTINGS
 from w1.report import progress_line, table
-from w1.training import evaluate, train
+from w1.training import evaluate, SAMPLES, train
 
 
 @dataclass(frozen=True)
@@ -100,6 +100,7 @@ def run(dim: int, critic: str, options: Options) -> list[dict[str, Any]]:
         "updates": setting.updates,
         "full_updates": SETTINGS[critic].updates,
         "batch": setting.batch,
+        "scored_on": SAMPLES,
         "seed": options.seed,
         "side_by_side": list(options.funnel_counts),
         "train_s": trained.run_s,

@@ -193,13 +193,13 @@ SETTINGS = {
     ),
     "recipe": Setting(
         recipe_network,
-        penalised_at_samples(20.0),
+        penalised_at_samples(30.0),
         decayed_adam,
         60_000,
         batch=256,
         ema_decay=0.998,
         text="SiLU; widths (512, 128) or, below 8 dimensions, 64 Fourier features and (128, 128); "
-        "one-sided penalty of weight 20 at samples; Adam 3e-3, betas (0.9, 0.99), cosine decay; "
+        "one-sided penalty of weight 30 at samples; Adam 3e-3, betas (0.9, 0.99), cosine decay; "
         "average of weights",
     ),
 }
