@@ -14,7 +14,9 @@ from typing import Any, NamedTuple, NoReturn
 import equinox as eqx
 import jax
 import jax.numpy as jnp
+import jax.random as jr
 import numpy as np
+from jaxtyping import Array, Float
 from matplotlib.figure import Figure
 from sklearn.datasets import load_digits
 from sklearn.model_selection import train_test_split
@@ -40,6 +42,20 @@ class Options:
     checkpoint_interval: int = 500  # steps between checkpoints
     resume: bool = False  # go on from the checkpoint in the output directory
     stop_after: int | None = None  # stop after this step, as an interruption would
+
+
+class CodedNoise(eqx.Module):
+    """A latent vector: Gaussian noise, and a random one-hot code joined to it, which lets a
+    continuous generator put its samples into separate kinds."""
+
+    gaussian: int
+    components: int
+
+    def __call__(self, key: Array) -> Float[Array, " size"]:
+        key_gaussian, key_code = jr.split(key)
+        code = jax.nn.one_hot(jr.randint(key_code, (), 0, self.components), self.components)
+        # The factor sets the components apart by more than the Gaussian spreads them.
+        return jnp.concatenate([jr.normal(key_gaussian, (self.gaussian,)), 3 * code])
 
 
 class Progress(NamedTuple):

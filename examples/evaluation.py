@@ -86,20 +86,27 @@ def _among(points: np.ndarray, others: np.ndarray) -> float:
     return float((pairwise_distances(points, others) <= radii).any(axis=1).mean())
 
 
+def exact_w2(x: np.ndarray, y: np.ndarray) -> dict[str, float]:
+    """The squared W2 distance of two clouds of points, and the bounds that prove it."""
+    cloud = otjax.PointCloud(x.astype(np.float32), y.astype(np.float32))
+    solution = otjax.solve_exact(cloud, gap=1e-3, throw=False)
+    return {
+        "W2^2": float(solution.value),
+        "at least": float(solution.lower),
+        "at most": float(solution.upper),
+    }
+
+
 def evaluate(
     images: np.ndarray, test: np.ndarray, classifier: Classifier | None
 ) -> dict[str, float]:
     """The squared W2 distance in pixels, with proven bounds, and statistics of features, which are
     pixels where there is no classifier."""
     images, test = images[:MOST_POINTS], test[:MOST_POINTS]
-    cloud = otjax.PointCloud(vectors(images), vectors(test))
-    solution = otjax.solve_exact(cloud, gap=1e-3, throw=False)
     features = classifier.features if classifier else vectors
     precision, recall = precision_recall(features(test), features(images))
     row = {
-        "W2^2": float(solution.value),
-        "at least": float(solution.lower),
-        "at most": float(solution.upper),
+        **exact_w2(vectors(images), vectors(test)),
         "Frechet": frechet_distance(features(images), features(test)),
         "precision": precision,
         "recall": recall,
@@ -112,6 +119,6 @@ def evaluate(
 
 def print_table(table: dict[str, dict[str, float]]) -> None:
     names = next(iter(table.values()))
-    print(f"{'':24}" + "".join(f"{name:>11}" for name in names))
+    print(f"{'':22}" + "".join(f"{name:>13}" for name in names))
     for title, row in table.items():
-        print(f"{title:24}" + "".join(f"{value:11.4g}" for value in row.values()))
+        print(f"{title:22}" + "".join(f"{value:13.4g}" for value in row.values()))

@@ -27,6 +27,7 @@ import optax
 import tyro
 from common import (
     check_options,
+    CodedNoise,
     draw_curves,
     draw_images,
     fail,
@@ -57,7 +58,7 @@ from otjax.nn import ConvCritic, ConvGenerator, LipschitzConv, LipschitzMLP, MLP
 
 Loss = Literal["wgan-clip", "wgan-gp", "wgan-lp", "lipschitz", "jensen-shannon", "w2"]
 
-COMPONENTS = 10  # of the one-hot code, which lets the samples fall into separate kinds
+COMPONENTS = 10  # of the one-hot code
 W2_DATA_BATCH = 2000  # real images against which W2 compares a batch, where there are as many
 
 
@@ -78,18 +79,6 @@ class Config(Options):
     clip: float = 0.05  # bound on the critic's weights, for wgan-clip
     epsilon: float = 0.03  # of w2, relative to the variance of the images; annealed from 0.1
     output: Path = Path("outputs/image_gan")  # directory for all that is written
-
-
-class CodedNoise(eqx.Module):
-    """Gaussian noise joined to a random one-hot code."""
-
-    size: int
-
-    def __call__(self, key: Array) -> Float[Array, " size"]:
-        key_gaussian, key_code = jr.split(key)
-        code = jax.nn.one_hot(jr.randint(key_code, (), 0, COMPONENTS), COMPONENTS)
-        # The factor sets the components apart by more than the Gaussian spreads them.
-        return jnp.concatenate([jr.normal(key_gaussian, (self.size,)), 3 * code])
 
 
 def many_images(images: Float[Array, "n ..."], key: Array) -> Float[Array, "m ..."]:
@@ -127,18 +116,20 @@ def make_game(config: Config, loss: Loss, variance: float) -> Game:
 
 
 def make_trainer(config: Config, loss: Loss, game: Game) -> Trainer:
-    def adam(rate: float) -> optax.GradientTransformation:
-        return optax.adam(optax.cosine_decay_schedule(rate, config.steps), b1=0.5, b2=0.9)
-
-    critic_optimiser = adam(config.critic_learning_rate)
+    schedule = optax.cosine_decay_schedule(config.learning_rate, config.steps)
+    # Its steps are those of the critic.
+    critic_schedule = optax.cosine_decay_schedule(
+        config.critic_learning_rate, config.steps * config.n_critic
+    )
+    critic_optimiser = optax.adam(critic_schedule, b1=0.5, b2=0.9)
     if loss == "wgan-clip":  # without momentum, as its authors advise
-        schedule = optax.cosine_decay_schedule(config.critic_learning_rate, config.steps)
-        critic_optimiser = optax.chain(optax.rmsprop(schedule), keep_params_within(config.clip))
+        clip = keep_params_within(config.clip)
+        critic_optimiser = optax.chain(optax.rmsprop(critic_schedule), clip)
     return Trainer(
         game.objective,
-        generator_optimiser=adam(config.learning_rate),
+        generator_optimiser=optax.adam(schedule, b1=0.5, b2=0.9),
         critic_optimiser=None if game.critic is None else critic_optimiser,
-        latent=CodedNoise(config.latent),
+        latent=CodedNoise(config.latent, COMPONENTS),
         batch_size=config.batch,
         n_critic=0 if game.critic is None else config.n_critic,
         ema_decay=0.99,
