@@ -164,9 +164,8 @@ def make_trainer(config: Config, objective: AbstractObjective) -> Trainer:
 
 def make_state(config: Config, trainer: Trainer) -> TrainState:
     key_generator, key_critic, key_steps = jr.split(jr.key(config.seed), 3)
-    generator = MLPGenerator(
-        config.latent + config.components, 2, width=config.width, key=key_generator
-    )
+    latent, width = config.latent + config.components, config.width
+    generator = MLPGenerator(latent, 2, width=width, key=key_generator)
     critic = None
     if trainer.n_critic > 0:
         kind = LipschitzMLP if config.loss == "lipschitz" else MLPCritic
