@@ -3,6 +3,7 @@
 import abc
 
 import equinox as eqx
+import jax
 import jax.lax as lax
 import jax.numpy as jnp
 from jaxtyping import Array, ArrayLike, Float, Int, PyTree
@@ -138,6 +139,7 @@ class Anderson(AbstractAcceleration):
         eps = jnp.finfo(gram.dtype).eps
         ridge = 8 * eps * jnp.trace(gram) + jnp.finfo(gram.dtype).tiny
         gram = gram + jnp.diag(jnp.where(used, ridge, 1))
-        solved = jnp.linalg.solve(gram, used.astype(gram.dtype))
+        factor = jax.scipy.linalg.cho_factor(gram)
+        solved = jax.scipy.linalg.cho_solve(factor, used.astype(gram.dtype))
         coefficients = solved / jnp.where(count > 0, jnp.sum(solved), 1)
         return jnp.matmul(coefficients, images, precision=lax.Precision.HIGHEST)

@@ -18,11 +18,13 @@ def cond_any(
 ) -> Out:
     """`lax.cond`, but a batch computes `costly` only when some member of it asks for it.
 
-    `lax.cond` on a batch of conditions computes both branches for all members, always.
+    `lax.cond` on a batch of conditions computes both branches for all members, always. `cheap` is
+    computed in any case.
     """
+    otherwise = cheap()
 
     def chosen() -> Out:
         choose = lambda new, old: jnp.where(condition, new, old)
-        return jax.tree.map(choose, costly(), cheap())
+        return jax.tree.map(choose, costly(), otherwise)
 
-    return lax.cond(eqxi.unvmap_any(condition), chosen, cheap)
+    return lax.cond(eqxi.unvmap_any(condition), chosen, lambda: otherwise)
