@@ -332,6 +332,8 @@ def test_one_network_reaches_the_value(solution):
     best = maximised(objective, network, 300, 1e-2)
     np.testing.assert_allclose(objective(best, None), solution.value, rtol=0.01)
     assert objective(best, None) <= solution.value + 1e-9
+    euclidean = gan.entropic_semi_dual(best, X, Y, epsilon=EPSILON, cost=otjax.Euclidean())
+    assert abs(euclidean - solution.value) > 0.1
 
 
 def test_potentials_far_too_high_have_a_finite_gradient():
