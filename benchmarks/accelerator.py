@@ -26,8 +26,11 @@ from typing import Any, NamedTuple
 import equinox as eqx
 import jax
 import jax.numpy as jnp
+import jax.random as jr
 import numpy as np
+import optax
 from host import clouds, costs, marginal_error, mean_cost, Truth, truth
+from scipy.optimize import linear_sum_assignment
 
 import otjax
 
@@ -422,6 +425,61 @@ def batch(scale: Scale) -> Iterator[Record]:
 def streamed_solve(scale: Scale) -> Iterator[Record]:
     """One solve whose matrix never exists."""
     yield from timed_solves(scale.streamed_size, 2, "streamed", scale._replace(epsilons=(0.05,)))
+
+
+@part
+def exact_transport(scale: Scale) -> Iterator[Record]:
+    """Unregularised transport: the proven bounds hold the assignment found on the host."""
+    n = min(scale.sizes)
+    for d in scale.dimensions:
+        x, y = clouds(n, n, d)
+        matrix = costs(x, y)
+        best = float(matrix[linear_sum_assignment(matrix)].mean())
+
+        def solved(x, y):
+            solution = otjax.solve_exact(otjax.PointCloud(x, y), gap=1e-2, throw=False)
+            return solution.lower, solution.upper, solution.result, solution.stats.num_steps
+
+        function, compile_s = compiled(solved, x, y)
+        (lower, upper, result, steps), times = timed(function, x, y, repeats=scale.repeats)
+        rounding = 1e-5 * best
+        yield {
+            "name": f"exact transport: gap 1e-2, n = {n}, d = {d}",
+            "compile_s": compile_s,
+            **times,
+            "passed": float(lower) <= best + rounding and best <= float(upper) + rounding,
+            "result": otjax.RESULTS[result] or "successful",
+            "steps": int(steps),
+            "error": float(upper) / best - 1,
+        }
+
+
+@part
+def training_step(scale: Scale) -> Iterator[Record]:
+    """One step of WGAN-GP on images: five updates of the critic, one of the generator."""
+    size, width = (8, 8) if scale is QUICK else (28, 32)
+    generator = otjax.nn.ConvGenerator(64, 1, size, width=width, key=jr.key(0))
+    critic = otjax.nn.ConvCritic(1, size, width=width, key=jr.key(1))
+    trainer = otjax.gan.Trainer(
+        otjax.gan.PenalisedWGAN(),
+        generator_optimiser=optax.adam(1e-4),
+        critic_optimiser=optax.adam(1e-4),
+        latent=64,
+        batch_size=64,
+    )
+    state = trainer.init(generator, critic, key=jr.key(2))
+    data = jr.uniform(jr.key(3), (256, 1, size, size))
+    begin = time.perf_counter()
+    jax.block_until_ready(trainer.step(state, data)[1])
+    first = time.perf_counter() - begin
+    step = lambda data: trainer.step(state, data)
+    (_, metrics), times = timed(step, data, repeats=scale.repeats)
+    yield {
+        "name": f"training step: WGAN-GP, {size} x {size} images, width {width}, batch 64",
+        "compile_s": first,
+        **times,
+        "passed": bool(metrics["finite"]),
+    }
 
 
 # All of it into one file.
