@@ -122,7 +122,8 @@ def machine() -> dict[str, Any]:
 
 
 class Failures:
-    """Where contestants missed the target: at a smaller epsilon or a larger size they would too."""
+    """Where contestants missed the target, or were far slower than a sibling: at a smaller epsilon
+    or a larger size they would be again."""
 
     def __init__(self):
         self.seen: list[tuple[str, Row]] = []
@@ -203,7 +204,7 @@ class Race:
                 continue
             excuse = self.failures.excuse(contestant.name, row)
             if excuse and contestant.family != "otjax":
-                reason = f"missed at {excuse}"
+                reason = f"out at {excuse}"
                 cells[contestant.name] = cell | {"status": "not tried", "reason": reason}
                 continue
             worker = self.workers.get(contestant.family, row.dtype)
@@ -212,7 +213,7 @@ class Race:
                 prepared.add(contestant.family)
             begin = time.perf_counter()
             entry = Entry(contestant, worker, judge, row.target)
-            allowed = min(limit, 1.5 * family_best.get(contestant.family, math.inf) + 1.0)
+            allowed = min(limit, 3 * family_best.get(contestant.family, math.inf) + 1.0)
             self.search(entry, row, problem.x.shape, allowed)
             if entry.best is not None:
                 seconds = entry.best.seconds
@@ -224,10 +225,9 @@ class Race:
                     limit = min(limit, max(3.0, options.give_up * seconds))
             else:
                 self.pace[contestant.name, row.dtype] = math.inf
-                # One that was stopped for being slower than its sibling has not missed.
-                if allowed == limit or entry.failure != "timeout":
-                    self.failures.add(contestant.name, row)
-                    missed.add(contestant.name)
+                # Stopped by the limit, by a failure, or for being so much slower than a sibling.
+                self.failures.add(contestant.name, row)
+                missed.add(contestant.name)
             entries.append(entry)
             progress(entry, time.perf_counter() - begin)
         for entry in in_turns(entries, options.repeats, 2 * options.limit):

@@ -88,6 +88,7 @@ class Search:
         self.index = max(guess, 0) if self.counts else guess
         self.failing: int | None = None
         self.passing: int | None = None
+        self.least_jump = 1
 
     @property
     def setting(self) -> float:
@@ -105,12 +106,14 @@ class Search:
             self.index = (self.failing + self.passing) // 2
             return self.passing - self.failing > 1
         # Six indices of the grid of counts are a factor of three.
-        jump = 6 if self.counts else max(1, round(abs(math.log2(ratio))))
+        jump = 6 if self.counts else max(self.least_jump, round(abs(math.log2(ratio))))
+        self.least_jump *= 2
         self.index += -jump if passed else jump
         if self.counts and self.index < 0:
             self.index = 0
             return self.passing != 0
-        return self.index <= (60 if self.counts else 20)
+        # Beyond these, nothing changes any more.
+        return self.index <= (60 if self.counts else 20) and self.index >= -12
 
 
 class Entry:

@@ -279,8 +279,8 @@ def document(report: Record) -> str:
         "each library the fastest of its options counts; `4.2x, 1.3 s` is its time over that of "
         "`otjax.solve` with the default solver, and its time. `not in 20 s`: no option reached "
         "the error in that time; `garbage`: potentials that are not finite; `stuck`: "
-        "it ends at a larger error whatever the setting; `not tried`: failed "
-        "at a larger epsilon or a smaller size. epsilon is in units of the mean cost.",
+        "it ends at a larger error whatever the setting; `not tried`: failed, "
+        "or far slower than a sibling, at a larger epsilon or a smaller size. epsilon is in units of the mean cost.",
         "",
         "## Summary",
         "",
