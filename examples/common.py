@@ -95,11 +95,11 @@ def report_device() -> None:
 
 
 def start(
-    options: Options, path: Path, names: tuple[str, ...], make: Callable[[], TrainState]
+    options: Options, path: Path | None, names: tuple[str, ...], make: Callable[[], TrainState]
 ) -> Progress:
-    """A new run, or the saved one."""
+    """The run saved at `path`, or a new one where that is None."""
     curves = np.full((options.steps, len(names)), np.nan, np.float32)
-    if not options.resume:
+    if path is None:
         return Progress(make(), curves)
     if not path.exists():
         fail(f"--resume: there is no checkpoint at {path}; run once without --resume.")
@@ -226,10 +226,12 @@ def _labels(path: Path, num: int) -> np.ndarray | None:
 def _split(images: np.ndarray, labels: np.ndarray | None) -> Images:
     if len(images) < 2:
         fail("--data must hold two images at least, to train on and to test with.")
-    places = train_test_split(np.arange(len(images)), test_size=TEST_SHARE, random_state=SPLIT_SEED)
-    parts = [images[place].astype(np.float32) for place in places]
-    parts += [None if labels is None else labels[place] for place in places]
-    return Images(*parts)
+    places = np.arange(len(images))
+    train, test = train_test_split(places, test_size=TEST_SHARE, random_state=SPLIT_SEED)
+    images = images.astype(np.float32)
+    if labels is None:
+        return Images(images[train], images[test], None, None)
+    return Images(images[train], images[test], labels[train], labels[test])
 
 
 def draw_images(panels: dict[str, np.ndarray], path: Path, rows: int = 10) -> None:

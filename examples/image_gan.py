@@ -162,14 +162,18 @@ def check(config: Config, images: Images) -> None:
         fail(f"--batch must be at most {num}, the training set, got {config.batch}.")
     if not config.loss or len(set(config.loss)) < len(config.loss):
         fail("--loss must name one loss at least, and each but once.")
-    if config.network == "conv":
-        try:  # the sizes that convolutions can reach
-            if shape[1] != shape[2]:
-                raise ValueError(f"images must be square, got {shape[1:]}")
-            make_conv = lambda: ConvGenerator(1, *shape[:2], width=config.width, key=jr.key(0))
-            eqx.filter_eval_shape(make_conv)
+    if config.network == "conv" and shape[1] != shape[2]:
+        fail(f"--network conv needs square images, those of --data are {shape[1]} x {shape[2]}.")
+    for loss in config.loss:
+        game = make_game(config, loss, 1.0)
+        trainer = make_trainer(config, loss, game)
+        try:  # which sizes the networks can have
+            eqx.filter_eval_shape(make_state, config, trainer, game.critic, shape)
         except ValueError as error:
-            fail(f"--network conv does not fit these images: {error}.")
+            fail(f"--loss {loss} --network {config.network} --width {config.width}: {error}")
+    checkpoints = [config.output / loss / "checkpoint.eqx" for loss in config.loss]
+    if config.resume and not any(path.exists() for path in checkpoints):
+        fail(f"--resume: there is no checkpoint at {checkpoints[0]}; run once without --resume.")
 
 
 def run(config: Config, loss: Loss, images: Images) -> tuple[Progress, np.ndarray] | None:
@@ -180,7 +184,9 @@ def run(config: Config, loss: Loss, images: Images) -> tuple[Progress, np.ndarra
     directory = config.output / loss
     path = directory / "checkpoint.eqx"
     make = lambda: make_state(config, trainer, game.critic, images.train.shape[1:])
-    progress = start(config, path, game.names, make)
+    # Of several losses in turn an interruption leaves the last ones without a checkpoint.
+    resumed = config.resume and path.exists()
+    progress = start(config, path if resumed else None, game.names, make)
     make_directory(directory)
     data = jnp.asarray(images.train)
 

@@ -194,7 +194,8 @@ def main(config: Config) -> None:
     objective, names = make_objective(config)
     trainer = make_trainer(config, objective)
     path = config.output / "checkpoint.eqx"
-    progress = start(config, path, names, lambda: make_state(config, trainer))
+    make = lambda: make_state(config, trainer)
+    progress = start(config, path if config.resume else None, names, make)
     make_directory(config.output)
     report_device()
 

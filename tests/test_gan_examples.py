@@ -1,0 +1,299 @@
+"""The scripts that train generators run from end to end, resume to the same bits, refuse bad input,
+and measure what they say."""
+
+import dataclasses
+import gzip
+import importlib
+import importlib.util
+import json
+import logging
+import math
+import sys
+from pathlib import Path
+
+import jax
+import numpy as np
+import pytest
+
+
+EXAMPLES = str(Path(__file__).parents[1] / "examples")
+NEEDED = ("matplotlib", "sklearn", "tqdm", "tyro")
+SCRIPTS = ("common", "evaluation", "image_gan", "toy_gan", "vanishing_gradients")
+
+pytestmark = pytest.mark.skipif(
+    any(importlib.util.find_spec(name) is None for name in NEEDED),
+    reason="the examples need `otjax[examples]`",
+)
+
+
+@pytest.fixture
+def scripts(monkeypatch):
+    """The scripts as modules, found as they find each other, and JAX as their users have it."""
+    monkeypatch.syspath_prepend(EXAMPLES)
+    settings = {
+        "jax_enable_x64": False,
+        "jax_numpy_dtype_promotion": "standard",
+        "jax_numpy_rank_promotion": "allow",
+    }
+    before = {name: getattr(jax.config, name) for name in settings}
+    for name, value in settings.items():
+        jax.config.update(name, value)
+    yield {name: importlib.import_module(name) for name in SCRIPTS}
+    for name, value in before.items():
+        jax.config.update(name, value)
+    for name in SCRIPTS:
+        sys.modules.pop(name, None)
+
+
+def is_png(path: Path) -> bool:
+    return path.read_bytes().startswith(b"\x89PNG\r\n")
+
+
+def idx_bytes(array: np.ndarray, kind: int = 8) -> bytes:
+    sizes = b"".join(size.to_bytes(4, "big") for size in array.shape)
+    return bytes([0, 0, kind, array.ndim]) + sizes + array.tobytes()
+
+
+def refused(capsys, script, **options) -> str:
+    """The message with which a script ends, with exit code 2."""
+    with pytest.raises(SystemExit) as end:
+        script.main(script.Config(**options))
+    assert end.value.code == 2
+    return capsys.readouterr().err
+
+
+def tiny_image_config(scripts, **options):
+    small = {"steps": 2, "batch": 8, "n_critic": 2, "latent": 2, "width": 4}
+    return scripts["image_gan"].Config(**(small | options))
+
+
+def compilations_of_step(caplog) -> int:
+    return sum("XLA compilation of jit(step)" in record.getMessage() for record in caplog.records)
+
+
+def test_image_gan_resumes_bitwise_and_compiles_its_step_once(scripts, tmp_path, caplog, capsys):
+    main = scripts["image_gan"].main
+    whole = tiny_image_config(scripts, steps=4, output=tmp_path / "whole")
+    with caplog.at_level(logging.WARNING), jax.log_compiles():
+        main(whole)
+    assert compilations_of_step(caplog) == 1
+    printed = capsys.readouterr().out
+    assert "device: cpu" in printed and "precision: float32" in printed
+    parts = dataclasses.replace(whole, output=tmp_path / "parts")
+    main(dataclasses.replace(parts, stop_after=2))
+    assert not (tmp_path / "parts/table.json").exists()
+    main(dataclasses.replace(parts, resume=True))
+
+    first, second = (
+        (tmp_path / name / "wgan-gp/checkpoint.eqx").read_bytes().partition(b"\n")
+        for name in ("whole", "parts")
+    )
+    assert first[2] == second[2]
+    assert len(first[2]) > 10_000
+    tables = [
+        json.loads((tmp_path / name / "table.json").read_text()) for name in ("whole", "parts")
+    ]
+    assert tables[0]["table"] == tables[1]["table"]
+    assert is_png(tmp_path / "whole/wgan-gp/samples.png")
+    assert is_png(tmp_path / "whole/wgan-gp/curves.png")
+    # The rows that need no training: the floor beats the Gaussian in every respect.
+    floor, gaussian = (
+        tables[0]["table"][name] for name in ("training set (floor)", "Gaussian, clipped")
+    )
+    assert floor["W2^2"] < gaussian["W2^2"] and floor["Frechet"] < gaussian["Frechet"]
+    assert floor["precision"] > gaussian["precision"] and floor["recall"] > gaussian["recall"]
+    assert floor["classes"] == 10
+    for row in tables[0]["table"].values():
+        assert row["at least"] <= row["W2^2"] <= row["at most"] < 1.01 * row["at least"]
+
+    message = refused(capsys, scripts["image_gan"], **vars(parts) | {"resume": True, "seed": 1})
+    assert "was made with seed=0, not 1" in message
+    checkpoint = tmp_path / "parts/wgan-gp/checkpoint.eqx"
+    checkpoint.write_bytes(checkpoint.read_bytes()[:-40])
+    message = refused(capsys, scripts["image_gan"], **vars(parts) | {"resume": True})
+    assert "is not a checkpoint of this script" in message
+
+
+def test_image_gan_plays_the_other_games_on_an_idx_file(scripts, tmp_path, capsys):
+    rng = np.random.default_rng(0)
+    images, labels = rng.integers(0, 256, (60, 8, 8), np.uint8), np.arange(60, dtype=np.uint8) % 2
+    path = tmp_path / "t-images-idx3-ubyte.gz"
+    path.write_bytes(gzip.compress(idx_bytes(images)))
+    (tmp_path / "t-labels-idx1-ubyte.gz").write_bytes(gzip.compress(idx_bytes(labels)))
+    losses = ("wgan-clip", "wgan-lp", "jensen-shannon", "w2")
+    output = tmp_path / "out"
+    scripts["image_gan"].main(
+        tiny_image_config(scripts, data=str(path), loss=losses, output=output)
+    )
+    table = json.loads((output / "table.json").read_text())["table"]
+    assert set(losses) < set(table)
+    assert "classes" in table["w2"]
+    for loss in losses:
+        assert is_png(output / loss / "samples.png")
+        assert all(math.isfinite(value) for value in table[loss].values())
+    assert "wrong on the test images" in capsys.readouterr().out
+
+
+def test_image_gan_has_convolutions_and_needs_no_labels(scripts, tmp_path, capsys):
+    path = tmp_path / "images.idx"
+    path.write_bytes(idx_bytes(np.random.default_rng(0).random((40, 8, 8)).astype(">f4"), 13))
+    options = {"network": "conv", "loss": ("lipschitz",), "output": tmp_path / "out"}
+    scripts["image_gan"].main(tiny_image_config(scripts, data=str(path), **options))
+    assert "no labels beside --data" in capsys.readouterr().out
+    assert (
+        "classes" not in json.loads((tmp_path / "out/table.json").read_text())["table"]["lipschitz"]
+    )
+
+
+def test_a_broken_step_ends_the_run_and_keeps_the_checkpoint(scripts, tmp_path):
+    config = scripts["toy_gan"].Config(
+        steps=30,
+        batch=8,
+        width=4,
+        components=2,
+        loss="jensen-shannon",
+        learning_rate=1e30,
+        n_critic=1,
+        checkpoint_interval=1,
+        output=tmp_path,
+    )
+    with pytest.raises(SystemExit) as end:
+        scripts["toy_gan"].main(config)
+    assert "became non-finite in step" in str(end.value.code)
+    assert "Lower the learning rates" in str(end.value.code)
+    assert (tmp_path / "checkpoint.eqx").exists()
+    assert not (tmp_path / "checkpoint.tmp").exists()
+    assert not (tmp_path / "table.json").exists()
+
+
+@pytest.mark.parametrize("data", ["grid", "roll"])
+def test_toy_gan_runs(scripts, tmp_path, data):
+    # The game is the default's in the first case, whose solver takes long to compile.
+    loss = {"grid": "w1", "roll": "lipschitz"}[data]
+    scripts["toy_gan"].main(
+        scripts["toy_gan"].Config(
+            data=data, loss=loss, steps=2, batch=8, width=4, components=2, output=tmp_path
+        )
+    )
+    table = json.loads((tmp_path / "table.json").read_text())["table"]
+    floor, gaussian = table["other real (floor)"], table["Gaussian"]
+    assert floor["modes found"] == floor["of"] > gaussian["modes found"]
+    # Within 3 sigma in the plane: 1 - exp(-9 / 2), and more where the nodes are dense.
+    assert floor["good"] > 0.98 > gaussian["good"]
+    assert floor["W2^2"] < gaussian["W2^2"]
+    assert is_png(tmp_path / "samples.png") and is_png(tmp_path / "curves.png")
+
+
+def test_the_gradient_vanishes_for_one_loss_and_not_for_the_other(scripts, tmp_path, capsys):
+    config = scripts["vanishing_gradients"].Config(
+        distances=(0.5, 1.0), steps=400, batch=32, width=16, learning_rate=5e-3, output=tmp_path
+    )
+    scripts["vanishing_gradients"].main(config)
+    table = json.loads((tmp_path / "table.json").read_text())["table"]
+    for distance in config.distances:
+        row = table[f"distance {distance:g}"]
+        assert row["W1"] == pytest.approx(distance, abs=0.1)
+        assert row["d W1"] == pytest.approx(1, abs=0.05)
+        assert row["JS"] == pytest.approx(math.log(2), abs=0.02)
+        assert abs(row["d JS"]) < 0.1
+    assert is_png(tmp_path / "vanishing_gradients.png")
+    assert "precision: float32" in capsys.readouterr().out
+
+
+def test_the_parts_of_the_evaluation_have_their_closed_forms(scripts):
+    evaluation, rng = scripts["evaluation"], np.random.default_rng(0)
+    cloud = rng.normal(size=(50, 3)).astype(np.float32)
+    shift = np.array([1, 2, 2], np.float32)
+    assert evaluation.frechet_distance(cloud, cloud) == pytest.approx(0, abs=1e-6)
+    assert evaluation.frechet_distance(cloud, cloud + shift) == pytest.approx(9, rel=1e-5)
+    # Covariances C and 4 C: tr(C + 4 C - 2 * 2 C) = tr C.
+    centred = cloud - cloud.mean(axis=0)
+    trace = np.trace(np.cov(centred.T))
+    assert evaluation.frechet_distance(centred, 2 * centred) == pytest.approx(trace, rel=1e-4)
+    assert evaluation.precision_recall(cloud, cloud) == (1, 1)
+    assert evaluation.precision_recall(cloud, cloud + 100) == (0, 0)
+    # All fake points at a real one: precise, but what lies elsewhere is not covered.
+    precision, recall = evaluation.precision_recall(cloud, cloud[:1] + 1e-3 * cloud)
+    assert precision == 1 and recall < 0.1
+    assert evaluation.exact_w2(cloud, cloud + shift)["W2^2"] == pytest.approx(9, rel=2e-3)
+    images = rng.random((400, 1, 2, 2)).astype(np.float32) * 0.2 + 0.4
+    gaussian = evaluation.fitted_gaussian(images, 20_000, 0)
+    assert gaussian.shape == (20_000, 1, 2, 2)
+    vectors, expected = gaussian.reshape(-1, 4), images.reshape(-1, 4)
+    assert np.allclose(vectors.mean(axis=0), expected.mean(axis=0), atol=2e-3)
+    assert np.allclose(np.cov(vectors.T), np.cov(expected.T), atol=2e-4)
+
+
+def test_modes_are_counted(scripts):
+    mixture = scripts["toy_gan"].make_mixture("eight", 4)
+    centres = np.asarray(mixture.nodes)
+    assert mixture.coverage(centres) == {"modes found": 8, "of": 8, "good": 1}
+    points = np.concatenate([centres[:2], centres[:2] + [0.1, 0.1], centres[:2] + [0.11, 0.11]])
+    # sqrt(2) * 0.1 < 3 sigma = 0.15 < sqrt(2) * 0.11.
+    assert mixture.coverage(points) == {"modes found": 2, "of": 8, "good": pytest.approx(4 / 6)}
+
+
+BAD_IMAGES = {
+    "absent": (None, "cannot be read"),
+    "text": (b"not an idx file", "is not an IDX file"),
+    "empty": (b"", "is not an IDX file"),
+    "torn": (idx_bytes(np.zeros((4, 8, 8), np.uint8))[:-5], "is damaged"),
+    "labels": (idx_bytes(np.arange(9, dtype=np.uint8)), "must hold images, of shape"),
+    "no-images": (idx_bytes(np.zeros((0, 8, 8), np.uint8)), "must hold images, of shape"),
+    "black": (idx_bytes(np.zeros((4, 8, 8), np.uint8)), "not all the same"),
+    "nan": (idx_bytes(np.full((4, 8, 8), np.nan, ">f4"), 13), "NaN, infinite or negative"),
+    "torn.gz": (gzip.compress(b"\0\0\x08\3")[:-6], "cannot be read"),
+    "plain.gz": (b"\0\0\x08\3", "cannot be read"),
+    "one": (idx_bytes(np.eye(8, dtype=np.uint8)[None]), "two images at least"),
+    "few": (
+        idx_bytes(np.eye(8, dtype=np.uint8)[None].repeat(8, axis=0)),
+        "--batch must be at most 6",
+    ),
+}
+
+
+@pytest.mark.parametrize("name", BAD_IMAGES)
+def test_bad_images_are_refused(scripts, tmp_path, capsys, name):
+    content, message = BAD_IMAGES[name]
+    path, output = tmp_path / name, tmp_path / "out"
+    if content is not None:
+        path.write_bytes(content)
+    assert message in refused(capsys, scripts["image_gan"], data=str(path), output=output)
+    assert not output.exists()
+
+
+@pytest.mark.parametrize(
+    ("script", "options", "message"),
+    [
+        ("image_gan", {"batch": 1348}, "--batch must be at most 1347"),
+        ("image_gan", {"resume": True}, "there is no checkpoint at"),
+        ("image_gan", {"stop_after": 9, "steps": 8}, "--stop-after must be at most --steps=8"),
+        ("image_gan", {"learning_rate": math.nan}, "--learning-rate must be positive and finite"),
+        ("image_gan", {"loss": ("w2", "w2")}, "--loss must name"),
+        (
+            "image_gan",
+            {"loss": ("lipschitz",), "width": 7},
+            "--loss lipschitz --network mlp --width",
+        ),
+        ("image_gan", {"seed": -1}, "--seed must not be negative"),
+        ("toy_gan", {"steps": 0}, "--steps must be positive"),
+        ("toy_gan", {"epsilon": -1.0}, "--epsilon must be positive"),
+        ("toy_gan", {"resume": True}, "there is no checkpoint at"),
+        ("toy_gan", {"loss": "lipschitz", "width": 7}, "--width must be even"),
+        ("vanishing_gradients", {"distances": (1.0, math.inf)}, "--distances must be positive"),
+        ("vanishing_gradients", {"width": 3}, "--width must be even"),
+        ("vanishing_gradients", {"steps": 0}, "--steps must be positive"),
+    ],
+)
+def test_bad_options_are_refused(scripts, tmp_path, capsys, script, options, message):
+    output = tmp_path / "out"
+    assert message in refused(capsys, scripts[script], **options, output=output)
+    assert not output.exists()
+
+
+@pytest.mark.parametrize("script", ["image_gan", "toy_gan", "vanishing_gradients"])
+def test_a_file_in_the_place_of_the_output_is_left_alone(scripts, tmp_path, capsys, script):
+    output = tmp_path / "out"
+    output.write_text("mine")
+    assert "--output is no directory" in refused(capsys, scripts[script], output=output)
+    assert output.read_text() == "mine"
