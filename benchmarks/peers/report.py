@@ -280,7 +280,8 @@ def document(report: Record) -> str:
         "`otjax.solve` with the default solver, and its time. `not in 20 s`: no option reached "
         "the error in that time; `garbage`: potentials that are not finite; `stuck`: "
         "it ends at a larger error whatever the setting; `not tried`: failed, "
-        "or far slower than a sibling, at a larger epsilon or a smaller size. epsilon is in units of the mean cost.",
+        "or far slower than a sibling, at a larger epsilon or a smaller size. epsilon is in units "
+        "of the mean cost.",
         "",
         "## Summary",
         "",
