@@ -49,7 +49,7 @@ class Options:
     """Dimension 2, few updates: does it run?"""
 
 
-QUICK = {"dims": (2,), "funnel_counts": (4,), "updates": 200, "batch": 128}
+QUICK = {"dims": (2,), "funnel_counts": (4,), "updates": 100, "batch": 128}
 
 
 def limited(setting: Setting, options: Options) -> Setting:

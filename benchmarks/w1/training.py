@@ -1,5 +1,6 @@
 """Trains the critics of several pairs side by side, and scores them."""
 
+import statistics
 import time
 from typing import Any, NamedTuple
 
@@ -88,8 +89,8 @@ def train(
                 raise FloatingPointError(f"the critic's loss is not finite after {stop} updates")
             bar.update(stop - start)
             bar.set_postfix_str(f"loss {float(jnp.mean(values)):.3f}")
-    typical = sorted(times)[len(times) // 2]
-    compile_s = max(0.0, times[0] - typical) if len(times) > 1 else 0.0
+    # The first chunk compiles; what it takes beyond another one is not training.
+    compile_s = max(0.0, times[0] - statistics.median(times[1:] or times))
     return Trained(eqx.combine(states.ema, static), compile_s, sum(times) - compile_s)
 
 
