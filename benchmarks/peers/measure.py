@@ -126,6 +126,7 @@ class Entry:
         self.best_index = 0
         self.best_check = Check(math.nan, math.nan)
         self.samples: list[float] = []
+        self.turns = 0
         self.first_call: float | None = None
         self.warm: float | None = None
         self.failure = ""
@@ -210,10 +211,15 @@ class Entry:
         """More samples at the setting found: one, or several of a short run."""
         if self.best is None:
             return
+        samples = []
         for _ in range(min(5, 1 + int(0.1 / (self.best.seconds + 1e-3)))):
             reply = self.worker.ask(Solve(self.contestant.name, self.best.setting), 60.0)
             if not reply.failure:
-                self.samples.append(reply.seconds)
+                samples.append(reply.seconds)
+        # A short run of the search came right after another kind of work, and does not count.
+        first = self.turns == 0 and self.best.seconds < 1 and bool(samples)
+        self.samples = samples if first else self.samples + samples
+        self.turns += 1
 
     def cell(self) -> Cell:
         """What goes into the report."""
@@ -253,12 +259,24 @@ class Entry:
 
 
 def in_turns(entries: list[Entry], repeats: int, patience: float) -> Iterator[Entry]:
-    """The entries that deserve one more sample, in turns, so that drifts of the machine meet
-    all; one that takes long is not repeated."""
+    """The entries that deserve more samples, in turns, so that drifts of the machine meet all.
+
+    One that takes long is not repeated, nor one that is far slower than another option of its
+    library, which is what counts.
+    """
+    fastest: dict[str, float] = {}
+    for entry in entries:
+        if entry.best is not None:
+            family = entry.contestant.family
+            fastest[family] = min(entry.best.seconds, fastest.get(family, math.inf))
     end = time.perf_counter() + patience
-    for _ in range(repeats - 1):
+    for _ in range(repeats):
         for entry in entries:
             if time.perf_counter() > end:
                 return
-            if entry.best is not None and entry.best.seconds < 10:
+            if entry.best is None or entry.best.seconds > 10:
+                continue
+            if entry.best.seconds >= 1 and len(entry.samples) >= repeats:
+                continue
+            if entry.best.seconds <= 2 * fastest[entry.contestant.family] + 2e-3:
                 yield entry

@@ -127,6 +127,18 @@ def peak(process: psutil.Process) -> int:
 START_LIMIT = 120.0
 
 
+# Thread pools spin for a while after their work: those of the judge and of other workers.
+SPIN, SPIN_ELSEWHERE = 0.03, 0.15
+_last: list["Worker"] = []
+
+
+def settle(worker: "Worker") -> None:
+    """Waits until the threads of whatever ran before are idle, so that they take no time of the
+    next run."""
+    time.sleep(SPIN if _last[-1:] == [worker] else SPIN_ELSEWHERE)
+    _last[:] = [worker]
+
+
 class Worker:
     """A process that serves one library in one precision, started again when it had to be ended.
 
@@ -148,6 +160,7 @@ class Worker:
     def ask(self, request: Solve | Extra, limit: float) -> Any:
         """The reply, or an `Attempt` that says "timeout" after `limit` seconds."""
         pipe = self._connected()
+        settle(self)
         pipe.send(request)
         setting = request.setting if isinstance(request, Solve) else 0.0
         if not pipe.poll(limit):
