@@ -66,9 +66,9 @@ class Config(Options):
     batch: int = 512  # samples in each step of critic or generator
     n_critic: int = 5  # critic steps before each generator step, for losses with critics
     latent: int = 2  # dimension of the Gaussian noise
-    components: int = 50  # of the random one-hot code that is joined to the noise
+    components: int = 200  # of the random one-hot code that is joined to the noise
     width: int = 128  # of the three hidden layers of the generator, and the two of the critic
-    learning_rate: float = 1e-3  # of the generator; it decays to zero by a cosine
+    learning_rate: float = 2e-3  # of the generator; it decays to zero by a cosine
     critic_learning_rate: float = 1e-3  # of the critic; it decays likewise
     penalty: float = 1.0  # weight of the gradient penalty
     epsilon: float = 0.01  # of w1 and w2: of the distance, or of its square
