@@ -218,12 +218,13 @@ def test_group_sort_names_features_that_do_not_fit():
 
 
 @pytest.mark.parametrize("rows, columns", [(6, 6), (9, 4), (4, 9), (1, 7), (7, 1), (1, 1)])
-@pytest.mark.parametrize("scale", [1e-3, 1.0, 30.0, 1e4])
-def test_a_free_matrix_becomes_orthogonal(rows, columns, scale):
-    free = scale * jr.normal(KEY, (rows, columns), jnp.float32)
-    values = singular_values(orthogonal(free))
-    assert values.max() <= 1 + 1e-5
-    assert values.min() >= 1 - (1e-5 if scale < 100 else 1e-2)
+def test_a_free_matrix_becomes_orthogonal(rows, columns):
+    transform = jax.jit(lambda free: orthogonal(free))
+    direction = jr.normal(KEY, (rows, columns), jnp.float32)
+    for scale in (1e-3, 1.0, 30.0, 1e4):
+        values = singular_values(transform(scale * direction))
+        assert values.max() <= 1 + 1e-5
+        assert values.min() >= 1 - (1e-5 if scale < 100 else 1e-2)
 
 
 def test_the_cayley_transform_of_a_skew_matrix():
@@ -369,11 +370,12 @@ def test_a_lipschitz_critic_reaches_the_distance():
 
 
 @pytest.mark.parametrize("shape", [(1, 5), (30, 20), (20, 30), (64, 64)])
-@pytest.mark.parametrize("scale", [1e-12, 1.0, 1e12])
-def test_the_bound_is_just_above_the_spectral_norm(shape, scale):
-    matrix = scale * jr.normal(KEY, shape, jnp.float32)
-    ratio = float(spectral_bound(matrix)) / singular_values(matrix)[0]
-    assert 1 - 1e-5 <= ratio <= 1.003
+def test_the_bound_is_just_above_the_spectral_norm(shape):
+    bound = jax.jit(lambda matrix: spectral_bound(matrix))
+    for scale in (1e-12, 1.0, 1e12):
+        matrix = scale * jr.normal(KEY, shape, jnp.float32)
+        ratio = float(bound(matrix)) / singular_values(matrix)[0]
+        assert 1 - 1e-5 <= ratio <= 1.003
 
 
 def test_the_derivative_of_the_bound():

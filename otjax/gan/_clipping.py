@@ -1,5 +1,6 @@
 """Weight clipping: the first way to bound a critic's slope."""
 
+import operator
 from typing import Any, TypeVar
 
 import equinox as eqx
@@ -7,7 +8,7 @@ import jax
 import jax.numpy as jnp
 import jax.tree_util as jtu
 import optax
-from jaxtyping import Array, ArrayLike, PyTree
+from jaxtyping import ArrayLike, PyTree
 
 from .._arrays import positive_number
 
@@ -65,10 +66,6 @@ def keep_params_within(
         if params is None:
             raise ValueError("`params` must be given to the update of `keep_params_within`.")
         clipped = clip_weights(optax.apply_updates(params, updates), limit, biases=biases)
-        return jax.tree.map(_difference, clipped, params), state
+        return jax.tree.map(operator.sub, clipped, params), state
 
     return optax.GradientTransformationExtraArgs(lambda params: optax.EmptyState(), update)
-
-
-def _difference(new: Array, old: Array) -> Array:
-    return new - old

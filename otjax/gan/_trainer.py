@@ -10,17 +10,17 @@ import jax.lax as lax
 import jax.numpy as jnp
 import jax.random as jr
 import optax
-from jaxtyping import Array, ArrayLike, Bool, Float, Int, PyTree, UInt32
+from jaxtyping import Array, ArrayLike, Float, Int, PyTree, UInt32
 
 from .._arrays import float_scalar, known_number
 from ._objective import AbstractObjective
+from ._parameters import all_finite, Metrics, moved, strong, trained, update
 from ._samples import samples
 
 
 # Critic steps beyond this are a loop also in the compiled program, which else would grow with them.
 _UNROLLED_UP_TO = 8
 
-Metrics: TypeAlias = dict[str, Array]
 # All samples, or a function that draws a batch of them.
 Data: TypeAlias = ArrayLike | Callable[[Array], Array]
 
@@ -54,6 +54,8 @@ class Trainer(eqx.Module):
 
     Generator and critic are any callable pytrees: Equinox modules as they are, a Flax or plain JAX
     function as `jax.tree_util.Partial(model.apply, parameters)`. Their floating arrays are trained.
+    Make one trainer and keep it: its step is compiled for its optimisers, which are known by
+    identity. Its numbers may be replaced, by `equinox.tree_at`, with nothing compiled anew.
     """
 
     objective: AbstractObjective
@@ -119,7 +121,7 @@ class Trainer(eqx.Module):
         """
         if self.n_critic > 0 and critic is None:
             raise ValueError("`critic` must be given, or `n_critic=0` for a game without one.")
-        generator, critic = _strong((generator, critic))
+        generator, critic = strong((generator, critic))
         key = jnp.asarray(key)
         if jnp.issubdtype(key.dtype, jax.dtypes.prng_key) and key.dtype != jr.key(0).dtype:
             raise ValueError(f"`key` must be of JAX's default kind, got {key.dtype}.")
@@ -127,7 +129,7 @@ class Trainer(eqx.Module):
             generator=generator,
             critic=critic,
             ema=generator,
-            generator_opt_state=self.generator_optimiser.init(_trained(generator)),
+            generator_opt_state=self.generator_optimiser.init(trained(generator)),
             critic_opt_state=self.init_critic(critic),
             step=jnp.zeros((), jnp.int32),
             key=jr.key_data(key),
@@ -136,7 +138,7 @@ class Trainer(eqx.Module):
     def init_critic(self, critic: PyTree) -> PyTree:
         """The state of the critic's optimiser before the first step; None without one."""
         return (
-            None if self.critic_optimiser is None else self.critic_optimiser.init(_trained(critic))
+            None if self.critic_optimiser is None else self.critic_optimiser.init(trained(critic))
         )
 
     @eqx.filter_jit
@@ -171,15 +173,15 @@ class Trainer(eqx.Module):
         def loss_fn(generator: PyTree) -> tuple[Array, Metrics]:
             return self.objective.generator_loss(critic, real, jax.vmap(generator)(latents))
 
-        generator, generator_opt_state, loss, metrics = _update(
+        generator, generator_opt_state, loss, metrics = update(
             loss_fn, self.generator_optimiser, state.generator, state.generator_opt_state
         )
         metrics = {**critic_metrics, **metrics, "generator_loss": loss}
-        metrics["finite"] = _all_finite((generator, critic, metrics))
+        metrics["finite"] = all_finite((generator, critic, metrics))
         new = TrainState(
             generator=generator,
             critic=critic,
-            ema=self._moved(state.ema, generator),
+            ema=moved(state.ema, generator, self.ema_decay),
             generator_opt_state=generator_opt_state,
             critic_opt_state=critic_opt_state,
             step=state.step + 1,
@@ -207,9 +209,7 @@ class Trainer(eqx.Module):
         def loss_fn(critic: PyTree) -> tuple[Array, Metrics]:
             return self.objective.critic_loss(critic, real, fake, key=key)
 
-        critic, opt_state, loss, metrics = _update(
-            loss_fn, self.critic_optimiser, critic, opt_state
-        )
+        critic, opt_state, loss, metrics = update(loss_fn, self.critic_optimiser, critic, opt_state)
         return critic, opt_state, {**metrics, "critic_loss": loss}
 
     def _critic_steps(
@@ -249,44 +249,6 @@ class Trainer(eqx.Module):
         if len(array) == self.batch_size:
             return array
         return array[jr.randint(key, (self.batch_size,), 0, len(array))]
-
-    def _moved(self, ema: PyTree, generator: PyTree) -> PyTree:
-        def move(old: Any, new: Any) -> Any:
-            if not eqx.is_inexact_array(new):
-                return new
-            return old + (1 - self.ema_decay).astype(new.dtype) * (new - old)
-
-        return jax.tree.map(move, ema, generator)
-
-
-def _strong(tree: PyTree) -> PyTree:
-    """Without weak types, which the first step would lose, to be compiled again for the second."""
-    return jax.tree.map(
-        lambda leaf: jnp.asarray(leaf, leaf.dtype) if eqx.is_inexact_array(leaf) else leaf, tree
-    )
-
-
-def _trained(model: PyTree) -> PyTree:
-    return eqx.filter(model, eqx.is_inexact_array)
-
-
-def _update(
-    loss_fn: Callable[[PyTree], tuple[Array, Metrics]],
-    optimiser: optax.GradientTransformation | None,
-    model: PyTree,
-    opt_state: PyTree,
-) -> tuple[PyTree, PyTree, Array, Metrics]:
-    if optimiser is None:
-        raise ValueError("`critic_optimiser` must be given to update a critic.")
-    (loss, metrics), gradient = eqx.filter_value_and_grad(loss_fn, has_aux=True)(model)
-    with jax.numpy_dtype_promotion("standard"):  # which optax relies on
-        updates, opt_state = optimiser.update(gradient, opt_state, _trained(model))
-    return eqx.apply_updates(model, updates), opt_state, loss, metrics
-
-
-def _all_finite(tree: PyTree) -> Bool[Array, ""]:
-    finite = [jnp.all(jnp.isfinite(leaf)) for leaf in jax.tree.leaves(_trained(tree))]
-    return jnp.all(jnp.stack(finite))
 
 
 def _at_least(least: int, value: Any, name: str) -> int:

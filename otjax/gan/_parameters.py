@@ -1,0 +1,57 @@
+"""The parameters of a model, which are its floating arrays: their updates and averages."""
+
+from collections.abc import Callable
+from typing import Any, TypeAlias
+
+import equinox as eqx
+import jax
+import jax.numpy as jnp
+import optax
+from jaxtyping import Array, Bool, Float, PyTree
+
+
+Metrics: TypeAlias = dict[str, Array]
+
+
+def strong(tree: PyTree) -> PyTree:
+    """Without weak types, which the first step would lose, to be compiled again for the second."""
+    return jax.tree.map(
+        lambda leaf: jnp.asarray(leaf, leaf.dtype) if eqx.is_inexact_array(leaf) else leaf, tree
+    )
+
+
+def trained(model: PyTree) -> PyTree:
+    """The parameters alone."""
+    return eqx.filter(model, eqx.is_inexact_array)
+
+
+def update(
+    loss_fn: Callable[[PyTree], tuple[Array, Metrics]],
+    optimiser: optax.GradientTransformation | None,
+    model: PyTree,
+    opt_state: PyTree,
+) -> tuple[PyTree, PyTree, Array, Metrics]:
+    """One step down a loss: the new model and optimiser state, and the loss and metrics before."""
+    if optimiser is None:
+        raise ValueError("`critic_optimiser` must be given to update a critic.")
+    (loss, metrics), gradient = eqx.filter_value_and_grad(loss_fn, has_aux=True)(model)
+    with jax.numpy_dtype_promotion("standard"):  # which optax relies on
+        updates, opt_state = optimiser.update(gradient, opt_state, trained(model))
+    return eqx.apply_updates(model, updates), opt_state, loss, metrics
+
+
+def all_finite(tree: PyTree) -> Bool[Array, ""]:
+    """Whether all floating arrays are."""
+    finite = [jnp.all(jnp.isfinite(leaf)) for leaf in jax.tree.leaves(trained(tree))]
+    return jnp.all(jnp.stack(finite))
+
+
+def moved(average: PyTree, model: PyTree, decay: Float[Array, ""]) -> PyTree:
+    """The exponential moving average of a model's parameters, one step further."""
+
+    def move(old: Any, new: Any) -> Any:
+        if not eqx.is_inexact_array(new):
+            return new
+        return old + (1 - decay).astype(new.dtype) * (new - old)
+
+    return jax.tree.map(move, average, model)
