@@ -164,6 +164,7 @@ class Entry:
             if not math.isfinite(checked.error) or not search.next(checked.error):
                 return
             if time.perf_counter() > end:
+                self.failure = "timeout" if self.best is None else ""
                 return
 
     def _settle_for_less(self, index: int, limit: float) -> None:
@@ -278,5 +279,5 @@ def in_turns(entries: list[Entry], repeats: int, patience: float) -> Iterator[En
                 continue
             if entry.best.seconds >= 1 and len(entry.samples) >= repeats:
                 continue
-            if entry.best.seconds <= 2 * fastest[entry.contestant.family] + 2e-3:
+            if entry.best.seconds <= 2 * fastest[entry.contestant.family] + 0.05:
                 yield entry
