@@ -36,7 +36,9 @@ class RoundedPlan(eqx.Module):
         self.problem = eqx.tree_at(lambda problem: (problem.a, problem.b), problem, (a, b))
         self.f, self.g = f, g
         self.missing_a = jnp.maximum(problem.a - a * density.mv(b), 0)
-        self.missing_b = jnp.maximum(problem.b - b * column, 0)
+        # Not b less what it gets: which columns lack mass must not be a matter of rounding, for
+        # a compiler may compute it anew, and differently, wherever it is asked.
+        self.missing_b = problem.b * jnp.maximum(1 - column, 0)
 
     def cost(self) -> Float[Array, ""]:
         """The transport cost of the plan; infinite if it had to use a forbidden pair."""

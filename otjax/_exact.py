@@ -85,7 +85,7 @@ def solve_exact(
     - `geometry`: a `PointCloud` or `CostMatrix` of shape (n, m).
     - `a`, `b`: the masses, shapes (n,) and (m,), of one total; `None` is uniform of total 1.
     - `gap`: the distance of the bounds at which to stop, relative to the upper one. In float32
-        rounding often ends the descent near 1e-3; float64 reaches far less.
+        rounding often ends the descent between 1e-2 and 1e-3; float64 reaches far less.
     - `solver`: the solver of each stage; `None` is `Adaptive` with a tolerance fit for `gap`.
     - `max_stages`: the largest number of epsilons.
     - `throw`: whether a result other than `successful` raises.

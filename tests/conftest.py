@@ -1,9 +1,11 @@
 """Settings under which the library must pass: double precision available, nothing implicit."""
 
 import os
+from pathlib import Path
 
 import hypothesis
 import jax
+import pytest
 
 
 # Problems are tiny and their programs many: compilation takes most of the time. XLA's older
@@ -21,3 +23,14 @@ jax.config.update("jax_disable_most_optimizations", True)
 
 hypothesis.settings.register_profile("otjax", deadline=None, max_examples=5, derandomize=True)
 hypothesis.settings.load_profile("otjax")
+
+MOST_MEMORY_MAPS = 20_000  # Linux allows a process 65,530
+
+
+@pytest.fixture(autouse=True, scope="module")
+def forget_programs():
+    """Each compiled program holds some memory maps; XLA aborts when the system grants no more."""
+    yield
+    maps = Path("/proc/self/maps")
+    if maps.exists() and len(maps.read_bytes().splitlines()) > MOST_MEMORY_MAPS:
+        jax.clear_caches()
