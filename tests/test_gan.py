@@ -5,6 +5,7 @@ import jax
 import jax.numpy as jnp
 import jax.random as jr
 import jax.tree_util as jtu
+import jaxtyping
 import numpy as np
 import optax
 import pytest
@@ -105,18 +106,19 @@ def test_where_supports_are_disjoint_only_one_generator_loss_goes_silent():
 @pytest.mark.parametrize("norm", [0.25, 1.0, 3.0])
 def test_the_penalty_of_a_linear_critic(norm, shape):
     critic, real, fake = linear(norm, shape), cloud(0, 6, shape), cloud(1, 6, shape)
-
-    def penalty(critic, one_sided):
-        return gan.gradient_penalty(critic, real, fake, key=KEY, one_sided=one_sided)
-
-    value_and_grad = jax.jit(jax.value_and_grad(penalty), static_argnums=1)
-    value, gradient = value_and_grad(critic, False)
-    np.testing.assert_allclose(value, (norm - 1) ** 2, atol=1e-15)
     direction = np.asarray(critic.weight) / norm
-    np.testing.assert_allclose(gradient.weight, 2 * (norm - 1) * direction, atol=1e-14)
-    value, gradient = value_and_grad(critic, True)
-    np.testing.assert_allclose(value, max(norm - 1, 0) ** 2, atol=1e-15)
-    np.testing.assert_allclose(gradient.weight, 2 * max(norm - 1, 0) * direction, atol=1e-14)
+
+    def penalty(critic, one_sided, at):
+        return gan.gradient_penalty(critic, real, fake, key=KEY, one_sided=one_sided, at=at)
+
+    value_and_grad = jax.jit(jax.value_and_grad(penalty), static_argnums=(1, 2))
+    for at in ("segments", "samples"):
+        value, gradient = value_and_grad(critic, False, at)
+        np.testing.assert_allclose(value, (norm - 1) ** 2, atol=1e-15)
+        np.testing.assert_allclose(gradient.weight, 2 * (norm - 1) * direction, atol=1e-14)
+        value, gradient = value_and_grad(critic, True, at)
+        np.testing.assert_allclose(value, max(norm - 1, 0) ** 2, atol=1e-15)
+        np.testing.assert_allclose(gradient.weight, 2 * max(norm - 1, 0) * direction, atol=1e-14)
 
 
 @pytest.mark.parametrize("slope", [0.5, 2.0])
@@ -132,17 +134,30 @@ def test_the_penalty_of_a_quadratic_critic(slope):
     assert penalty(key=jr.key(1)) != penalty(key=KEY)
 
 
+@pytest.mark.parametrize("slope", [0.5, 2.0])
+def test_the_penalty_of_a_quadratic_critic_at_samples(slope):
+    """There the norm of its gradient is `slope * |x|`; the batches need not be pairs."""
+    real, fake = cloud(0, 6), 3 * cloud(1, 9)
+    excess = slope * np.linalg.norm(np.concatenate([real, fake]), axis=1) - 1
+    penalty = lambda **kwargs: gan.gradient_penalty(
+        quadratic(slope), real, fake, at="samples", **kwargs
+    )
+    np.testing.assert_allclose(penalty(), np.mean(excess**2))
+    np.testing.assert_allclose(penalty(one_sided=True), np.mean(np.maximum(excess, 0) ** 2))
+    assert abs(np.mean(excess[:6] ** 2) - penalty()) > 0.01  # the fake ones count
+
+
 @pytest.mark.parametrize("dtype", [jnp.float32, jnp.float64])
 def test_a_penalty_where_the_gradient_vanishes(dtype):
     """Exactly one, or nothing one-sided, and a derivative that is finite, of any order."""
     real, fake = cloud(0).astype(dtype), cloud(1).astype(dtype)
     flat = quadratic(jnp.zeros((), dtype))
-    penalty = lambda critic, one_sided: gan.gradient_penalty(
-        critic, real, fake, key=KEY, one_sided=one_sided
+    penalty = lambda critic, one_sided, at: gan.gradient_penalty(
+        critic, real, fake, key=KEY, one_sided=one_sided, at=at
     )
-    value_and_grad = jax.jit(jax.value_and_grad(penalty), static_argnums=1)
-    for one_sided, expected in ((False, 1), (True, 0)):
-        value, gradient = value_and_grad(flat, one_sided)
+    value_and_grad = jax.jit(jax.value_and_grad(penalty), static_argnums=(1, 2))
+    for one_sided, expected, at in ((False, 1, "segments"), (True, 0, "samples")):
+        value, gradient = value_and_grad(flat, one_sided, at)
         assert value == expected and value.dtype == dtype
         assert jnp.isfinite(gradient.args[0])
     # At a single point too, beside others where it does not vanish.
@@ -357,6 +372,14 @@ SAMPLES = cloud(0)
 CRITIC = linear(1.0)
 
 
+@pytest.fixture
+def unchecked():
+    """What users see, who run no type checker that would complain first."""
+    jaxtyping.config.update("jaxtyping_disable", True)
+    yield
+    jaxtyping.config.update("jaxtyping_disable", False)
+
+
 @pytest.mark.parametrize(
     "name, call",
     [
@@ -377,6 +400,10 @@ CRITIC = linear(1.0)
         ("fake", lambda: gan.gradient_penalty(CRITIC, SAMPLES, SAMPLES[:4], key=KEY)),
         ("fake", lambda: gan.gradient_penalty(CRITIC, SAMPLES, SAMPLES[:, :2], key=KEY)),
         ("critic", lambda: gan.gradient_penalty(lambda x: x, SAMPLES, SAMPLES, key=KEY)),
+        ("key", lambda: gan.gradient_penalty(CRITIC, SAMPLES, SAMPLES)),
+        ("at", lambda: gan.gradient_penalty(CRITIC, SAMPLES, SAMPLES, key=KEY, at="middle")),
+        ("fake", lambda: gan.gradient_penalty(CRITIC, SAMPLES, SAMPLES[:, :2], at="samples")),
+        ("critic", lambda: gan.gradient_norms(None, SAMPLES)),
         ("points", lambda: gan.gradient_norms(CRITIC, SAMPLES[:0])),
         ("limit", lambda: gan.clip_weights(CRITIC, 0.0)),
         ("limit", lambda: gan.clip_weights(CRITIC, -1)),
@@ -392,6 +419,6 @@ CRITIC = linear(1.0)
         ("epsilon", lambda: gan.entropic_semi_dual(CRITIC, SAMPLES, SAMPLES, epsilon=-1.0)),
     ],
 )
-def test_bad_input_is_named(name, call):
+def test_bad_input_is_named(unchecked, name, call):
     with pytest.raises(ValueError, match=f"`{name}`"):
         call()

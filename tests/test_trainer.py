@@ -7,6 +7,7 @@ import jax
 import jax.numpy as jnp
 import jax.random as jr
 import jax.tree_util as jtu
+import jaxtyping
 import numpy as np
 import optax
 import pytest
@@ -201,7 +202,7 @@ SAMPLES = jax.vmap(noise)(jr.split(KEY, 64)) + TARGET[None, :]
 GAMES = {
     "wgan-gp": (gan.PenalisedWGAN(10.0), lambda: nn.MLPCritic(2, width=16, key=KEY), {}),
     "wgan-lp": (
-        gan.PenalisedWGAN(10.0, one_sided=True),
+        gan.PenalisedWGAN(10.0, one_sided=True, at="samples"),
         lambda: nn.MLPCritic(2, width=16, key=KEY),
         {},
     ),
@@ -293,6 +294,25 @@ def test_the_losses_of_the_objectives_are_the_functions():
     for objective in (penalised, gan.WGAN()):
         generator_loss, _ = objective.generator_loss(critic, real, FAKE)
         np.testing.assert_allclose(generator_loss, gan.generator_loss(critic, FAKE))
+
+
+def test_a_penalty_at_samples_takes_one_pass():
+    """The loss is made of the two functions, with the critic traced but once."""
+    critic, calls = critic_of(0), []
+
+    def counted(x):
+        calls.append(x.shape)
+        return critic(x)
+
+    objective = gan.PenalisedWGAN(3.0, at="samples")
+    loss, metrics = objective.critic_loss(counted, REAL, FAKE, key=KEY)  # 6 and 5 samples
+    assert len(calls) == 1
+    plain = gan.critic_loss(critic, REAL, FAKE)
+    penalty = gan.gradient_penalty(critic, REAL, FAKE, at="samples")
+    np.testing.assert_allclose(loss, plain + 3 * penalty)
+    np.testing.assert_allclose([metrics["w1"], metrics["penalty"]], [-plain, penalty])
+    norms = gan.gradient_norms(critic, jnp.concatenate([REAL, FAKE]))
+    np.testing.assert_allclose(metrics["gradient_norm"], jnp.mean(norms))
 
 
 def test_the_jensen_shannon_objective():
@@ -465,11 +485,20 @@ def test_a_wrong_option_is_named(name, options):
         pull_trainer(**options)
 
 
+@pytest.fixture
+def unchecked():
+    """What users see, who run no type checker that would complain first."""
+    jaxtyping.config.update("jaxtyping_disable", True)
+    yield
+    jaxtyping.config.update("jaxtyping_disable", False)
+
+
 @pytest.mark.parametrize(
     "name, make",
     [
         ("weight", lambda: gan.PenalisedWGAN(0.0)),
         ("weight", lambda: gan.PenalisedWGAN(-1.0)),
+        ("at", lambda: gan.PenalisedWGAN(at="edges")),
         ("epsilon", lambda: gan.SinkhornGAN(0.0)),
         ("epsilon", lambda: gan.EntropicDualGAN(-1.0)),
         ("critic", lambda: pull_trainer().init(Translation(jnp.zeros(2)), key=KEY)),
@@ -480,7 +509,7 @@ def test_a_wrong_option_is_named(name, options):
         ("fake", lambda: gan.PenalisedWGAN().critic_loss(critic_of(0), REAL, FAKE, key=KEY)),
     ],
 )
-def test_bad_input_is_named(name, make):
+def test_bad_input_is_named(unchecked, name, make):
     with pytest.raises(ValueError, match=f"`{name}`"):
         make()
 

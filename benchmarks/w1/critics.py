@@ -2,7 +2,7 @@
 
 import math
 from collections.abc import Callable
-from typing import Any, NamedTuple, TypeAlias
+from typing import NamedTuple
 
 import equinox as eqx
 import jax
@@ -15,15 +15,11 @@ from jaxtyping import Array, Float
 from otjax import gan, nn
 
 
-# (critic, real, fake, key) -> what is minimised
-Loss: TypeAlias = Callable[[Any, Array, Array, Array], Float[Array, ""]]
-
-
 class Setting(NamedTuple):
     """How one critic is trained."""
 
     network: Callable[[int, Array], eqx.Module]  # of a dimension and a key
-    loss: Loss
+    objective: gan.AbstractObjective
     optimiser: Callable[[int], optax.GradientTransformation]  # of the number of updates
     updates: int
     batch: int = 1024
@@ -47,21 +43,6 @@ def sorting_network(dim: int, key: Array) -> eqx.Module:
 
 def spectral_network(dim: int, key: Array) -> eqx.Module:
     return nn.spectral_norm(published_network(dim, key))
-
-
-def plain(critic: Any, real: Array, fake: Array, key: Array) -> Float[Array, ""]:
-    del key
-    return gan.critic_loss(critic, real, fake)
-
-
-def penalised(weight: float, one_sided: bool) -> Loss:
-    """The penalty on segments: WGAN-GP, or one-sided, WGAN-LP."""
-
-    def loss(critic: Any, real: Array, fake: Array, key: Array) -> Float[Array, ""]:
-        penalty = gan.gradient_penalty(critic, real, fake, key=key, one_sided=one_sided)
-        return gan.critic_loss(critic, real, fake) + weight * penalty
-
-    return loss
 
 
 def adam(updates: int) -> optax.GradientTransformation:
@@ -122,25 +103,6 @@ class FourierCritic(eqx.Module):
         return x @ self.weights[-1][:, 0] + self.biases[-1][0]
 
 
-def penalised_at_samples(weight: float) -> Loss:
-    """WGAN-LP with its penalty at the samples of both measures, not on segments between them.
-
-    Both ends of every transport ray are among them, and a pass for the penalty is saved.
-    """
-
-    def loss(critic: Any, real: Array, fake: Array, key: Array) -> Float[Array, ""]:
-        del key
-        points = jnp.concatenate([real, fake])
-        values, gradients = jax.vmap(jax.value_and_grad(critic))(points)
-        squared = jnp.sum(gradients**2, axis=1)
-        # Below 1 there is no penalty, hence no derivative of the norm to take at 0.
-        excess = jnp.sqrt(jnp.maximum(squared, 1)) - 1
-        estimate = jnp.mean(values[: len(real)]) - jnp.mean(values[len(real) :])
-        return weight * jnp.mean(excess**2) - estimate
-
-    return loss
-
-
 def decayed_adam(updates: int) -> optax.GradientTransformation:
     warm_up = min(200, updates // 10)
     schedule = optax.warmup_cosine_decay_schedule(0.0, 3e-3, warm_up, updates)
@@ -158,42 +120,42 @@ ADAM = "Adam 2e-4, betas (0, 0.9)"
 SETTINGS = {
     "gp": Setting(
         published_network,
-        penalised(10.0, one_sided=False),
+        gan.PenalisedWGAN(10.0),
         adam,
         60_000,
         text=f"{RELU}; two-sided penalty of weight 10 on segments; {ADAM}",
     ),
     "lp": Setting(
         published_network,
-        penalised(10.0, one_sided=True),
+        gan.PenalisedWGAN(10.0, one_sided=True),
         adam,
         60_000,
         text=f"{RELU}; one-sided penalty of weight 10 on segments; {ADAM}",
     ),
     "orthogonal": Setting(
         sorting_network,
-        plain,
+        gan.WGAN(),
         adam_with_momentum,
         25_000,
         text="orthogonal layers, full sort, width max(2 D, 128), depth 2; Adam 2e-4",
     ),
     "clip": Setting(
         published_network,
-        plain,
+        gan.WGAN(),
         clipped_adam,
         5_000,
         text=f"{RELU}; weights clipped to 0.04; {ADAM}",
     ),
     "spectral": Setting(
         spectral_network,
-        plain,
+        gan.WGAN(),
         adam,
         10_000,
         text=f"{RELU}; spectral normalisation; {ADAM}",
     ),
     "recipe": Setting(
         recipe_network,
-        penalised_at_samples(30.0),
+        gan.PenalisedWGAN(30.0, one_sided=True, at="samples"),
         decayed_adam,
         60_000,
         batch=256,

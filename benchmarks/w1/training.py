@@ -52,7 +52,8 @@ def train(
         # Independent samples: which of them belong together is what a critic must find out.
         real = w1.moved(pair, w1.uniform(key_real, setting.batch, dim))
         fake = w1.uniform(key_fake, setting.batch, dim)
-        return setting.loss(eqx.combine(arrays, static), real, fake, key_loss)
+        critic = eqx.combine(arrays, static)
+        return setting.objective.critic_loss(critic, real, fake, key=key_loss)[0]
 
     def update(state: State, pair: w1.Funnels, step: Array) -> tuple[State, Array]:
         value, gradient = jax.value_and_grad(loss)(state.critic, pair, jr.fold_in(state.key, step))

@@ -1,11 +1,25 @@
 """Gradient penalties, which hold a critic's slope at one, or below one."""
 
+from typing import Literal, TypeAlias
+
 import jax
 import jax.numpy as jnp
 import jax.random as jr
 from jaxtyping import Array, ArrayLike, Float
 
+from ._losses import critic_loss
 from ._samples import Critic, real_and_fake, samples, scalar_output
+
+
+# Where slopes are penalised: on the segments between real and fake samples, or at the samples.
+Where: TypeAlias = Literal["segments", "samples"]
+
+
+def known_place(at: Where) -> Where:
+    """**Raises:** `ValueError` if the points of a penalty are called by another name."""
+    if at not in ("segments", "samples"):
+        raise ValueError(f"`at` must be 'segments' or 'samples', got {at!r}.")
+    return at
 
 
 def gradient_norms(critic: Critic, points: ArrayLike) -> Float[Array, " n"]:
@@ -21,19 +35,30 @@ def gradient_norms(critic: Critic, points: ArrayLike) -> Float[Array, " n"]:
 
     **Raises:** `ValueError`, as `critic_loss` does.
     """
-    gradients = jax.vmap(jax.grad(scalar_output(critic, "critic")))(samples(points, "points"))
+    return _scores_and_norms(critic, samples(points, "points"))[1]
+
+
+def _scores_and_norms(
+    critic: Critic, points: Float[Array, "n ..."]
+) -> tuple[Float[Array, " n"], Float[Array, " n"]]:
+    """The critic at each point and the norm of its gradient there, in one pass."""
+    value_and_grad = jax.value_and_grad(scalar_output(critic, "critic"))
+    values, gradients = jax.vmap(value_and_grad)(points)
     squared = jnp.sum(jnp.square(gradients.reshape(len(gradients), -1)), axis=1)
     positive = squared > 0
-    return jnp.where(positive, jnp.sqrt(jnp.where(positive, squared, 1)), 0)
+    return values, jnp.where(positive, jnp.sqrt(jnp.where(positive, squared, 1)), 0)
 
 
-def points_on_segments(real: ArrayLike, fake: ArrayLike, key: Array) -> Float[Array, "n ..."]:
+def _on_segments(
+    real: Float[Array, "n ..."], fake: Float[Array, "m ..."], key: Array | None
+) -> Float[Array, "n ..."]:
     """A uniform point on the segment of each pair of a real and a fake sample."""
-    real, fake = real_and_fake(real, fake)
+    if key is None:
+        raise ValueError("`key` must be given to draw points on segments, or `at='samples'`.")
     if len(real) != len(fake):
         raise ValueError(
             f"`fake` must hold as many samples as `real`, {len(real)}, got {len(fake)}: the "
-            "penalty joins them in pairs."
+            "penalty joins them in pairs; or pass `at='samples'`."
         )
     share = jr.uniform(key, (len(real), *[1] * (real.ndim - 1)), real.dtype)
     return real + share * (fake - real)
@@ -45,8 +70,29 @@ def slope_penalty(norms: Float[Array, " n"], one_sided: bool) -> Float[Array, ""
     return jnp.mean(jnp.square(jax.nn.relu(excess) if one_sided else excess))
 
 
+def critic_loss_and_norms(
+    critic: Critic, real: ArrayLike, fake: ArrayLike, *, key: Array | None, at: Where
+) -> tuple[Float[Array, ""], Float[Array, " points"]]:
+    """The loss of a Wasserstein critic, and its slopes where they are penalised.
+
+    At the samples both come from one pass, which spares a third of the work.
+    """
+    real, fake = real_and_fake(real, fake)
+    if known_place(at) == "segments":
+        norms = gradient_norms(critic, _on_segments(real, fake, key))
+        return critic_loss(critic, real, fake), norms
+    values, norms = _scores_and_norms(critic, jnp.concatenate([real, fake]))
+    return jnp.mean(values[len(real) :]) - jnp.mean(values[: len(real)]), norms
+
+
 def gradient_penalty(
-    critic: Critic, real: ArrayLike, fake: ArrayLike, *, key: Array, one_sided: bool = False
+    critic: Critic,
+    real: ArrayLike,
+    fake: ArrayLike,
+    *,
+    key: Array | None = None,
+    one_sided: bool = False,
+    at: Where = "segments",
 ) -> Float[Array, ""]:
     r"""The gradient penalty $\mathbb{E} (\|\nabla f(\hat x)\| - 1)^2$ at points $\hat x$ uniform on
     the segments between real and fake samples, without its weight, which is commonly 10.
@@ -56,13 +102,24 @@ def gradient_penalty(
     and Lukovnikov 2018, arXiv:1709.08894). Finite, with finite derivatives, also where the critic's
     gradient vanishes.
 
+    The samples themselves, of both measures, can take the place of points between them: the ends of
+    every path of the transport are among them, they need no pairs, and the values of the critic
+    come with its slopes. `PenalisedWGAN` says what to start from.
+
     **Arguments:**
 
     - `critic`: maps one sample to a scalar; it is vmapped here.
-    - `real`, `fake`: samples in pairs, both of shape (n, ...).
-    - `key`: draws the point on each segment.
+    - `real`, `fake`: samples, shapes (n, ...) and (m, ...); on segments they are pairs, n = m.
+    - `key`: draws the point on each segment; not needed at samples.
     - `one_sided`: whether slopes below 1 are free.
+    - `at`: `"segments"`, or `"samples"`: the mean is over all n + m of them.
 
-    **Raises:** `ValueError` as `critic_loss` does, and for batches of different sizes.
+    **Raises:** `ValueError` as `critic_loss` does, for another `at`, and on segments for batches of
+    different sizes and without a key.
     """
-    return slope_penalty(gradient_norms(critic, points_on_segments(real, fake, key)), one_sided)
+    real, fake = real_and_fake(real, fake)
+    if known_place(at) == "segments":
+        points = _on_segments(real, fake, key)
+    else:
+        points = jnp.concatenate([real, fake])
+    return slope_penalty(gradient_norms(critic, points), one_sided)

@@ -55,8 +55,11 @@ def real_and_fake(
 def scalar_output(critic: Critic, name: str) -> Critic:
     """The critic, with a check of what it returns.
 
-    **Raises:** `ValueError`, naming the argument, when called, if that is not a floating scalar.
+    **Raises:** `ValueError`, naming the argument, if it cannot be called, and when called, if it
+    does not return a floating scalar.
     """
+    if not callable(critic):
+        raise ValueError(f"`{name}` must be a callable of one sample, got {critic!r}.")
 
     def checked(sample: Array) -> Array:
         score = jnp.asarray(critic(sample))
@@ -73,6 +76,4 @@ def scalar_output(critic: Critic, name: str) -> Critic:
 
 def scores(critic: Critic, points: Float[Array, "n ..."], name: str) -> Float[Array, " n"]:
     """The critic at each sample of a batch."""
-    if not callable(critic):
-        raise ValueError(f"`{name}` must be a callable of one sample, got {critic!r}.")
     return jax.vmap(scalar_output(critic, name))(points)
