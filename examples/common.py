@@ -29,6 +29,16 @@ from otjax.gan import Trainer, TrainState
 FREE_TO_CHANGE = {"output", "checkpoint_interval", "resume", "stop_after"}
 FETCH_INTERVAL = 10  # steps between looks at the metrics, which would hold a device up
 SPLIT_SEED, TEST_SHARE = 0, 0.25  # the split is the same for every seed of a run
+TITLES = {  # of the metrics' curves
+    "divergence": "Sinkhorn divergence of the batches",
+    "generator_loss": "loss of the generator",
+    "gradient_norm": "slope of the critic, mean",
+    "jensen_shannon": "Jensen-Shannon divergence, estimate",
+    "penalty": "gradient penalty, unweighted",
+    "solver_steps": "steps of the solver",
+    "unconverged": "solves that did not converge, of three",
+    "w1": "W1, estimate of the critic",
+}
 IDX_TYPES = {8: ">u1", 9: ">i1", 11: ">i2", 12: ">i4", 13: ">f4", 14: ">f8"}
 
 
@@ -251,10 +261,14 @@ def draw_images(panels: dict[str, np.ndarray], path: Path, rows: int = 10) -> No
 
 
 def draw_curves(curves: np.ndarray, names: tuple[str, ...], path: Path) -> None:
-    """One panel for each metric, over the generator's steps."""
+    """One panel for each metric, over the generator's steps: each step pale, their mean dark."""
     figure = Figure(figsize=(4.5 * len(names), 3.2), layout="tight")
     axes = figure.subplots(1, len(names), squeeze=False)[0]
+    window = max(len(curves) // 50, 1)
     for axis, name, curve in zip(axes, names, curves.T, strict=True):
-        axis.plot(np.arange(1, len(curve) + 1), curve, linewidth=0.6)
-        axis.set(xlabel="generator step", title=name.replace("_", " "))
+        axis.plot(np.arange(1, len(curve) + 1), curve, linewidth=0.6, alpha=0.4)
+        mean = np.convolve(curve, np.full(window, 1 / window), mode="valid")
+        axis.plot(np.arange(len(mean)) + (window + 1) / 2, mean, color="black", linewidth=1)
+        axis.set(xlabel="generator step", title=TITLES.get(name, name))
+        axis.grid(alpha=0.3)
     figure.savefig(path, dpi=120)

@@ -137,7 +137,7 @@ def make_objective(config: Config) -> tuple[AbstractObjective, tuple[str, ...]]:
         case "wgan-gp":
             return PenalisedWGAN(config.penalty), penalised
         case "wgan-lp":
-            return PenalisedWGAN(config.penalty, one_sided=True), penalised
+            return PenalisedWGAN(config.penalty, one_sided=True, at="samples"), penalised
         case "lipschitz":
             return WGAN(), ("w1", "generator_loss")
         case "jensen-shannon":
@@ -173,11 +173,13 @@ def make_state(config: Config, trainer: Trainer) -> TrainState:
     return trainer.init(generator, critic, key=key_steps)
 
 
-def draw(samples: np.ndarray, real: np.ndarray, path: Path) -> None:
-    figure = Figure(figsize=(9, 4.6), layout="tight")
-    panels = {"generated": samples, "real": real}
+def draw(samples: np.ndarray, real: np.ndarray, row: dict[str, float], path: Path) -> None:
+    """The generated points beside real ones; `row` is the evaluation of the former."""
+    figure = Figure(figsize=(9, 4.8), layout="tight")
+    found = f"{row['modes found']:.0f} of {row['of']:.0f} modes, {row['good']:.1%} good"
+    panels = {f"generated: {found}": samples, "real": real}
     for axis, (title, points) in zip(figure.subplots(1, 2), panels.items(), strict=True):
-        axis.scatter(*points.T, s=2, alpha=0.5, linewidths=0)
+        axis.scatter(*points.T, s=3, alpha=0.5, linewidths=0)
         axis.set(title=title, xlim=(-2.6, 2.6), ylim=(-2.6, 2.6), aspect="equal")
     figure.savefig(path, dpi=120)
 
@@ -219,9 +221,10 @@ def main(config: Config) -> None:
         "Gaussian": real.mean(axis=0) + noise @ np.linalg.cholesky(np.cov(real.T)).T,
     }
     table = {
-        name: mixture.coverage(cloud) | exact_w2(cloud, real) for name, cloud in clouds.items()
+        name: mixture.coverage(cloud) | {"W2^2": exact_w2(cloud, real)}
+        for name, cloud in clouds.items()
     }
-    draw(clouds["generator"], real, config.output / "samples.png")
+    draw(clouds["generator"], real, table["generator"], config.output / "samples.png")
     draw_curves(progress.curves, names, config.output / "curves.png")
     report = {"config": dataclasses.asdict(config), "seconds_of_this_run": seconds, "table": table}
     (config.output / "table.json").write_text(json.dumps(report, default=str, indent=1) + "\n")

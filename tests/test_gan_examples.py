@@ -18,7 +18,7 @@ from otjax.gan import Trainer
 
 
 EXAMPLES = str(Path(__file__).parents[1] / "examples")
-NEEDED = ("matplotlib", "sklearn", "tqdm", "tyro")
+NEEDED = ("matplotlib", "ot", "sklearn", "tqdm", "tyro")
 SCRIPTS = ("common", "evaluation", "image_gan", "toy_gan", "vanishing_gradients")
 
 pytestmark = pytest.mark.skipif(
@@ -40,9 +40,7 @@ def scripts(monkeypatch):
     for name, value in settings.items():
         jax.config.update(name, value)
     modules = {name: importlib.import_module(name) for name in SCRIPTS}
-    # Fewer points to transport, for the tests compile without optimisation.
-    monkeypatch.setattr(modules["evaluation"], "MOST_POINTS", 150)
-    monkeypatch.setattr(modules["toy_gan"], "NUM_EVALUATED", 200)
+    monkeypatch.setattr(modules["toy_gan"], "NUM_EVALUATED", 200)  # less to transport
     yield modules
     for name, value in before.items():
         jax.config.update(name, value)
@@ -116,8 +114,6 @@ def test_image_gan_resumes_bitwise_and_compiles_its_step_once(scripts, tmp_path,
     assert floor["W2^2"] < gaussian["W2^2"] and floor["Frechet"] < gaussian["Frechet"]
     assert floor["precision"] > gaussian["precision"]
     assert floor["classes"] == 10
-    for row in tables[0]["table"].values():
-        assert row["at least"] <= row["W2^2"] <= row["at most"] < 1.01 * row["at least"]
 
     message = refused(capsys, scripts["image_gan"], **vars(parts) | {"resume": True, "seed": 1})
     assert "was made with seed=0, not 1" in message
@@ -228,7 +224,7 @@ def test_the_parts_of_the_evaluation_have_their_closed_forms(scripts):
     # All fake points at a real one: precise, but what lies elsewhere is not covered.
     precision, recall = evaluation.precision_recall(cloud, cloud[:1] + 1e-3 * cloud)
     assert precision == 1 and recall < 0.1
-    assert evaluation.exact_w2(cloud, cloud + shift)["W2^2"] == pytest.approx(9, rel=2e-3)
+    assert evaluation.exact_w2(cloud, cloud + shift) == pytest.approx(9, rel=1e-5)
     images = rng.random((400, 1, 2, 2)).astype(np.float32) * 0.2 + 0.4
     gaussian = evaluation.fitted_gaussian(images, 20_000, 0)
     assert gaussian.shape == (20_000, 1, 2, 2)
