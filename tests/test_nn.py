@@ -23,6 +23,7 @@ from otjax.nn._spectral import spectral_bound
 
 KEY = jr.key(0)
 SIZES = [8, 16, 28, 32, 64]
+FEATURES = nn.FourierFeatures(2, 40, scale=3.0, key=jr.key(1))
 LATENT = 5
 
 
@@ -94,7 +95,14 @@ def test_a_size_that_does_not_fit_is_named(size):
         "latent_size": lambda: nn.MLPGenerator(0, 2, key=KEY),
         "shape": lambda: nn.MLPCritic((2, 0), key=KEY),
         "width": lambda: nn.MLPCritic(2, width=0, key=KEY),
+        "width`": lambda: nn.MLPCritic(2, width=(), key=KEY),
+        "width``": lambda: nn.MLPCritic(2, width=(8, -1), key=KEY),
         "depth": lambda: nn.LipschitzMLP(2, depth=-1, key=KEY),
+        "depth`": lambda: nn.MLPCritic(2, width=8, depth=0, key=KEY),
+        "depth``": lambda: nn.MLPCritic(2, width=(8, 8), depth=2, key=KEY),
+        "features": lambda: nn.MLPCritic(3, features=FEATURES, key=KEY),
+        "num": lambda: nn.FourierFeatures(2, 0, scale=1.0, key=KEY),
+        "scale": lambda: nn.FourierFeatures(2, scale=0.0, key=KEY),
         "channels": lambda: nn.ConvCritic(0, 8, key=KEY),
         "group_size": lambda: nn.LipschitzMLP(2, width=10, group_size=4, key=KEY),
         "group_size`": lambda: nn.GroupSort(1),
@@ -185,6 +193,51 @@ def test_the_activation_of_an_mlp_generator():
     latent = jr.normal(KEY, (LATENT,), jnp.float32)
     smooth = output(ft.partial(GENERATORS["mlp"], activation=jax.nn.silu), latent)
     assert jnp.max(jnp.abs(smooth - output(GENERATORS["mlp"], latent))) > 1e-3
+
+
+# What a fully connected critic is made of
+
+
+@pytest.mark.parametrize(
+    "options, sizes",
+    [
+        ({}, (6, 512, 128)),
+        ({"width": 9}, (6, 9, 9)),
+        ({"width": 9, "depth": 3}, (6, 9, 9, 9)),
+        ({"width": (9,)}, (6, 9)),
+        ({"width": [9, 4, 5]}, (6, 9, 4, 5)),
+    ],
+)
+def test_the_widths_of_a_critic(options, sizes):
+    critic = eqx.filter_eval_shape(lambda: nn.MLPCritic((2, 3), key=KEY, **options))
+    shapes = [layer.weight.shape for layer in critic.layers]
+    assert shapes == list(zip((*sizes[1:], 1), sizes, strict=True))
+
+
+def test_fourier_features():
+    """sin and cos of W x; every pair has length one, and differences tell how far x is from y."""
+    x, y = jnp.array([0.3, -0.2]), jnp.array([0.4, 0.1])
+    phases = np.asarray(FEATURES.frequencies) @ x
+    np.testing.assert_allclose(FEATURES(x), np.concatenate([np.sin(phases), np.cos(phases)]))
+    # E cos(W (x - y)) is the characteristic function of the normal law of the frequencies.
+    many = nn.FourierFeatures(2, 20_000, scale=3.0, key=KEY)
+    kernel = jnp.sum(many(x) * many(y)) / 20_000
+    np.testing.assert_allclose(kernel, np.exp(-9 * 0.1 / 2), atol=0.02)
+
+
+def test_a_critic_reads_features_that_are_not_trained():
+    critic = nn.MLPCritic(2, width=8, features=FEATURES, key=KEY)
+    assert critic.layers[0].weight.shape == (8, 80)
+    plain = nn.MLPCritic(80, width=8, key=KEY)
+    x = jnp.array([0.3, -0.2])
+    np.testing.assert_allclose(critic(x), plain(FEATURES(x)))
+    gradient = eqx.filter_jit(eqx.filter_grad(lambda critic, x: critic(x)))(critic, x)
+    assert jnp.all(gradient.features.frequencies == 0)
+    assert jnp.any(gradient.layers[0].weight != 0)
+    # The slope in the sample is not cut off.
+    step = 1e-6 * jnp.array([1.0, 2.0])
+    slope = (critic(x + step) - critic(x - step)) / 2e-6
+    np.testing.assert_allclose(jax.grad(critic)(x) @ jnp.array([1.0, 2.0]), slope, rtol=1e-5)
 
 
 # GroupSort
@@ -388,9 +441,9 @@ def test_the_derivative_of_the_bound():
 def test_spectral_norm_normalises_each_layer():
     critic = nn.MLPCritic(3, width=8, key=KEY)
     normalised = nn.spectral_norm(critic)
-    layers = normalised.mlp.layers
+    layers = normalised.layers
     assert all(isinstance(layer, nn.SpectralNorm) for layer in layers)
-    for layer, plain in zip(layers, critic.mlp.layers, strict=True):
+    for layer, plain in zip(layers, critic.layers, strict=True):
         size = plain.weight.shape[1]
         jacobian = jnp.atleast_2d(jax.jacobian(layer)(jnp.zeros(size)))
         assert 0.997 < singular_values(jacobian)[0] <= 1 + 1e-12

@@ -1,16 +1,13 @@
 """The critics that are compared: networks, objectives, optimisers and budgets."""
 
-import math
 from collections.abc import Callable
 from typing import NamedTuple
 
 import equinox as eqx
 import jax
-import jax.lax as lax
-import jax.numpy as jnp
 import jax.random as jr
 import optax
-from jaxtyping import Array, Float
+from jaxtyping import Array
 
 from otjax import gan, nn
 
@@ -61,47 +58,6 @@ def clipped_adam(updates: int) -> optax.GradientTransformation:
 
 # The recipe. Nothing in it knows of funnels.
 
-INPUT_SCALE = 1.44  # the standard deviation of samples of q
-GAIN = 1.7  # of SiLU, such that the mean square of a standard normal stays about one
-
-
-class FourierCritic(eqx.Module):
-    """A smooth critic: fixed random Fourier features, then layers with SiLU.
-
-    Without the features a network learns the coarse shape of a potential first and its tips last
-    (Tancik et al. 2020, arXiv:2006.10739). Where the samples have many dimensions that does not
-    hold, and the samples themselves are the features.
-    """
-
-    frequencies: Float[Array, "dim features"] | None
-    weights: tuple[Float[Array, "in out"], ...]
-    biases: tuple[Float[Array, " out"], ...]
-
-    def __init__(
-        self, dim: int, widths: tuple[int, ...], frequencies: int, scale: float, *, key: Array
-    ):
-        """`frequencies` features, normal of standard deviation `scale`; none if that is 0."""
-        key_frequencies, key_bias, *keys = jr.split(key, len(widths) + 3)
-        self.frequencies = scale * jr.normal(key_frequencies, (dim, frequencies)) if scale else None
-        sizes = (2 * frequencies if scale else dim, *widths, 1)
-        # Inputs of mean square one to each layer, as far as that is known beforehand.
-        self.weights = tuple(
-            jr.normal(key, shape) / math.sqrt(shape[0])
-            for key, shape in zip(keys, zip(sizes[:-1], sizes[1:], strict=True), strict=True)
-        )
-        first = jr.uniform(key_bias, (sizes[1],), minval=-1, maxval=1)
-        self.biases = (first, *(jnp.zeros(size) for size in sizes[2:]))
-
-    def __call__(self, x: Float[Array, " dim"]) -> Float[Array, ""]:
-        if self.frequencies is None:
-            x = x / INPUT_SCALE
-        else:
-            phases = x @ lax.stop_gradient(self.frequencies)
-            x = jnp.concatenate([jnp.sin(phases), jnp.cos(phases)])
-        for weight, bias in zip(self.weights[:-1], self.biases[:-1], strict=True):
-            x = GAIN * jax.nn.silu(x @ weight + bias)
-        return x @ self.weights[-1][:, 0] + self.biases[-1][0]
-
 
 def decayed_adam(updates: int) -> optax.GradientTransformation:
     warm_up = min(200, updates // 10)
@@ -110,9 +66,13 @@ def decayed_adam(updates: int) -> optax.GradientTransformation:
 
 
 def recipe_network(dim: int, key: Array) -> eqx.Module:
-    if dim < 8:
-        return FourierCritic(dim, (128, 128), 64, 12 / dim, key=key)
-    return FourierCritic(dim, (512, 128), 0, 0.0, key=key)
+    if dim >= 8:
+        return nn.MLPCritic(dim, key=key)
+    # Where the samples have few dimensions, a network alone would learn the tips of a potential
+    # last.
+    key_features, key_critic = jr.split(key)
+    features = nn.FourierFeatures(dim, scale=12 / dim, key=key_features)
+    return nn.MLPCritic(dim, width=128, features=features, key=key_critic)
 
 
 RELU = "ReLU, width max(2 D, 128), depth 2"
