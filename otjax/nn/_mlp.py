@@ -165,11 +165,12 @@ class MLPCritic(eqx.Module):
                     f"`features` must be of samples of size {sizes[0]}, got size {in_size}."
                 )
             sizes[0] = 2 * num
-        keys = jr.split(key, len(sizes))
-        self.layers = tuple(
-            eqx.nn.Linear(*pair, key=key)
-            for *pair, key in zip(sizes, [*sizes[1:], "scalar"], keys, strict=True)
-        )
+        *keys, key_score = jr.split(key, len(sizes))
+        hidden = [
+            eqx.nn.Linear(above, below, key=key)
+            for above, below, key in zip(sizes[:-1], sizes[1:], keys, strict=True)
+        ]
+        self.layers = (*hidden, eqx.nn.Linear(sizes[-1], "scalar", key=key_score))
 
     def __call__(self, x: Float[Array, "..."]) -> Float[Array, ""]:
         """The score of one sample of shape `shape`."""
