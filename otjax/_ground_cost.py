@@ -71,12 +71,13 @@ def _squared_distances(x: Float[Array, "n d"], y: Float[Array, "m d"]) -> Float[
     if x.shape[1] <= _DIFFERENCES_UP_TO:
         squares = [jnp.square(x[:, k, None] - y[None, :, k]) for k in range(x.shape[1])]
         return sum(squares[1:], start=squares[0])
-    # |x|^2 - 2 x.y + |y|^2 cancels for points far from the origin: centre first.
+    # |x|^2 - 2 x.y + |y|^2 cancels for points far from the origin: centre first. The squares as
+    # two more coordinates make it one product, with no pass over the matrix for the sum.
     x, y = _centred(x, y)
-    x_squared = jnp.sum(jnp.square(x), axis=1)[:, None]
-    y_squared = jnp.sum(jnp.square(y), axis=1)[None, :]
-    products = jnp.matmul(x, y.T, precision=lax.Precision.HIGHEST)
-    return jnp.maximum(x_squared + y_squared - 2 * products, 0)
+    one_x, one_y = jnp.ones_like(x[:, :1]), jnp.ones_like(y[:, :1])
+    x = jnp.concatenate([x, jnp.sum(jnp.square(x), axis=1, keepdims=True), one_x], axis=1)
+    y = jnp.concatenate([-2 * y, one_y, jnp.sum(jnp.square(y), axis=1, keepdims=True)], axis=1)
+    return jnp.maximum(jnp.matmul(x, y.T, precision=lax.Precision.HIGHEST), 0)
 
 
 @_squared_distances.defjvp

@@ -31,24 +31,17 @@ class Schur(eqx.Module):
     dampings: tuple[Float[Array, ""], Float[Array, ""]]
     has_gauge: bool = eqx.field(static=True)
 
-    def __init__(
-        self,
-        problem: EntropicProblem,
-        plan: TransportPlan,
-        row: Float[Array, " n"] | None = None,
-        column: Float[Array, " m"] | None = None,
-    ):
+    def __init__(self, problem: EntropicProblem, plan: TransportPlan):
         """**Arguments:**
 
-        - `problem`, `plan`: the problem and the plan of a pair of potentials.
-        - `row`, `column`: `plan.density.mv(plan.b)` and the plan's second marginal, where known.
+        - `problem`: the problem.
+        - `plan`: that of a pair of potentials; its dtype is that of all products.
         """
         self.plan = plan
-        self.row = plan.density.mv(plan.b) if row is None else row
-        transposed = plan.density.transpose()
-        self.column = plan.b * transposed.mv(plan.a) if column is None else column
-        side_a, side_b = problem.marginals
-        self.dampings = side_a.damping(problem.epsilon), side_b.damping(problem.epsilon)
+        self.row = plan.density.mv(plan.b)
+        self.column = plan.b * plan.density.transpose().mv(plan.a)
+        side_a, side_b = (side.damping(problem.epsilon) for side in problem.marginals)
+        self.dampings = side_a.astype(plan.b.dtype), side_b.astype(plan.b.dtype)
         self.has_gauge = problem.has_gauge
 
     def follow(self, dg: Float[Array, " m"]) -> Float[Array, " n"]:
@@ -65,7 +58,7 @@ class Schur(eqx.Module):
 
     def inverse_diagonal(self) -> Float[Array, " m"]:
         """A preconditioner: the inverse of the diagonal, 0 for points of mass zero."""
-        squares = self.plan.density.squared().transpose().mv(self.plan.a / self.row)
+        squares = self.plan.density.transpose().squared_mv(self.plan.a / self.row)
         diagonal = self.column / self.dampings[1]
         diagonal -= self.dampings[0] * jnp.square(self.plan.b) * squares
         if self.has_gauge:

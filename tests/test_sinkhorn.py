@@ -117,16 +117,18 @@ def test_the_reported_error_is_that_of_the_plan(make_solver):
     "dtype, tolerances", [(jnp.float64, (1e-3, 1e-9)), (jnp.float32, (1e-2, 1e-4))]
 )
 def test_the_tolerance_is_met(make_solver, dtype, tolerances):
+    steps = []
     for epsilon in (3.0, 0.3, 0.1):
         problem = make_problem(epsilon=epsilon, dtype=dtype)
-        steps = []
         for tolerance in tolerances:
             solution = run(problem, make_solver(tolerance=tolerance))
             assert solution.result == RESULTS.successful
             # In the plan's own precision, in which it is summed here.
             assert error_of_the_plan(solution) <= tolerance + 20 * jnp.finfo(dtype).eps
             steps.append(int(solution.stats.num_steps))
-        assert steps[0] < steps[1]
+    # One step of Newton's may do for both at a large epsilon.
+    assert all(loose <= tight for loose, tight in zip(steps[::2], steps[1::2], strict=True))
+    assert sum(steps[::2]) < sum(steps[1::2])
 
 
 def test_the_default_tolerance_depends_on_the_dtype():
@@ -205,7 +207,7 @@ def test_the_number_of_products_of_a_newton_step_has_an_effect():
 
 def test_newton_takes_fewer_steps_where_sinkhorn_crawls():
     newton, sinkhorn, adaptive = (
-        num_steps(SOLVERS[name](tolerance=1e-11), 0.01)
+        num_steps(SOLVERS[name](tolerance=1e-11), 0.005)
         for name in ("newton", "sinkhorn", "adaptive")
     )
     assert newton < sinkhorn
@@ -268,3 +270,17 @@ def test_sweeps_are_one_program():
     np.testing.assert_allclose(scanned[0], values, rtol=1e-9)
     assert jnp.sum(scanned[1]) < jnp.sum(steps)
     assert len(traces) == 3
+
+
+def test_single_precision_reaches_what_rounding_allows():
+    # An extrapolation that leaves the absorbed plan's range must not be all that is tried.
+    rng = np.random.default_rng(0)
+    x, y = rng.normal(size=(100, 2)), 1 + 0.5 * rng.normal(size=(100, 2))
+    cloud = otjax.PointCloud(x.astype(np.float32), y.astype(np.float32))
+    uniform = jnp.full(100, 0.01, jnp.float32)
+    epsilon = 5e-4 * cloud.mean_cost(uniform, uniform)
+    problem = otjax.EntropicProblem(cloud, epsilon=epsilon)
+    solution = run(problem, otjax.Sinkhorn(tolerance=1.5e-3))
+    assert solution.result == RESULTS.successful
+    assert error_of_the_plan(solution) < 2e-3
+    assert solution.stats.num_steps < 200

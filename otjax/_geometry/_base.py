@@ -30,9 +30,16 @@ class AbstractGeometry(eqx.Module):
 
     @abc.abstractmethod
     def plan(
-        self, f: Float[Array, " n"], g: Float[Array, " m"], epsilon: Float[Array, ""]
+        self,
+        f: Float[Array, " n"],
+        g: Float[Array, " m"],
+        epsilon: Float[Array, ""],
+        dtype: jnp.dtype | None = None,
     ) -> lx.AbstractLinearOperator:
-        r"""The operator $\exp((f_i + g_j - C_{ij}) / \epsilon)$, n x m."""
+        r"""The operator $\exp((f_i + g_j - C_{ij}) / \epsilon)$, n x m, on vectors of `dtype`.
+
+        `None` is the geometry's own dtype; the exponents are made in that in any case.
+        """
 
     @abc.abstractmethod
     def mean_cost(self, a: Float[Array, " n"], b: Float[Array, " m"]) -> Float[Array, ""]:
@@ -44,9 +51,9 @@ class AbstractGeometry(eqx.Module):
     ) -> tuple["AbstractGeometry", Bool[Array, ""]]:
         """The geometry that a solver works on, and whether its numbers are finite.
 
-        What belongs to points of mass zero is replaced by what belongs to others, with
-        derivatives zero. A geometry with numbers that are not finite is replaced by one with a
-        cost of zero. What is used again and again is computed once, if it fits in memory.
+        What belongs to points of mass zero, and what is not a number, is replaced by what belongs
+        to others or by zero, with derivatives zero. What is used again and again is computed once,
+        if it fits in memory.
         """
 
     @property

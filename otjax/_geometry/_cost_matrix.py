@@ -1,5 +1,7 @@
 """A geometry given by its cost matrix; also what a small point cloud becomes when it is solved."""
 
+from functools import partial
+
 import equinox as eqx
 import jax
 import jax.lax as lax
@@ -68,14 +70,22 @@ class CostMatrix(AbstractGeometry):
         )
 
     def plan(
-        self, f: Float[Array, " n"], g: Float[Array, " m"], epsilon: Float[Array, ""]
+        self,
+        f: Float[Array, " n"],
+        g: Float[Array, " m"],
+        epsilon: Float[Array, ""],
+        dtype: jnp.dtype | None = None,
     ) -> "DensePlan":
         scores = (f[:, None] + g[None, :] - self.matrix) / epsilon
-        return DensePlan(jnp.exp(scores), transposed=False)
+        return DensePlan(jnp.exp(scores.astype(dtype or scores.dtype)), transposed=False)
 
     def mean_cost(self, a: Float[Array, " n"], b: Float[Array, " m"]) -> Float[Array, ""]:
         a, b = a / jnp.sum(a), b / jnp.sum(b)
-        rows = jnp.matmul(where_allowed(self.matrix), b, precision=lax.Precision.HIGHEST)
+        rows = map_rows(
+            lambda cost: jnp.matmul(where_allowed(cost), b, precision=lax.Precision.HIGHEST),
+            self.matrix,
+            block_rows(*self.shape),
+        )
         return jnp.sum(a * rows)
 
     def prepare(
@@ -84,9 +94,14 @@ class CostMatrix(AbstractGeometry):
         alive = (a > 0)[:, None] & (b > 0)[None, :]
         # The least cost keeps the plan of the points of mass zero as small as everybody's.
         least = lax.stop_gradient(jnp.min(jnp.where(alive, self.matrix, jnp.inf)))
-        cost = without_infinities(jnp.where(alive, self.matrix, least))
-        finite = jnp.all(jnp.isfinite(cost))
-        return CostMatrix(jnp.where(finite, cost, 0)), finite
+        return finite_costs(jnp.where(alive, self.matrix, least))
+
+
+def finite_costs(cost: Float[Array, "n m"]) -> tuple[CostMatrix, Bool[Array, ""]]:
+    """The costs with numbers in place of infinities and NaN, and whether there was no NaN."""
+    cost = without_infinities(cost)
+    finite = jnp.isfinite(cost)
+    return CostMatrix(jnp.where(finite, cost, 0)), jnp.all(finite)
 
 
 class TransposedCostMatrix(AbstractGeometry):
@@ -118,9 +133,13 @@ class TransposedCostMatrix(AbstractGeometry):
         return -epsilon * jax.nn.logsumexp(blocks, axis=0)
 
     def plan(
-        self, f: Float[Array, " m"], g: Float[Array, " n"], epsilon: Float[Array, ""]
+        self,
+        f: Float[Array, " m"],
+        g: Float[Array, " n"],
+        epsilon: Float[Array, ""],
+        dtype: jnp.dtype | None = None,
     ) -> "DensePlan":
-        return self.original.plan(g, f, epsilon).transpose()
+        return self.original.plan(g, f, epsilon, dtype).transpose()
 
     def mean_cost(self, a: Float[Array, " m"], b: Float[Array, " n"]) -> Float[Array, ""]:
         return self.original.mean_cost(b, a)
@@ -149,9 +168,16 @@ class DensePlan(lx.AbstractLinearOperator):
     def transpose(self) -> "DensePlan":
         return DensePlan(self.matrix, not self.transposed)
 
-    def squared(self) -> "DensePlan":
-        """The plan of squared entries."""
-        return DensePlan(jnp.square(self.matrix), self.transposed)
+    def squared_mv(self, vector: Float[Array, " columns"]) -> Float[Array, " rows"]:
+        """The product with the matrix of squared entries, which is not formed."""
+        product = partial(jnp.matmul, precision=lax.Precision.HIGHEST)
+        block = block_rows(*self.matrix.shape)
+        if not self.transposed:
+            return map_rows(lambda rows: product(jnp.square(rows), vector), self.matrix, block)
+        parts = fold_rows(
+            lambda rows: product(rows[1], jnp.square(rows[0])), (self.matrix, vector), block
+        )
+        return jnp.sum(parts, axis=0)
 
     def in_structure(self) -> jax.ShapeDtypeStruct:
         return jax.ShapeDtypeStruct((self.matrix.shape[not self.transposed],), self.matrix.dtype)

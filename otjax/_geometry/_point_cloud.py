@@ -10,11 +10,12 @@ import lineax as lx
 from jaxtyping import Array, ArrayLike, Bool, Float
 
 from .._arrays import float_array
+from .._control import cond_any
 from .._ground_cost import AbstractGroundCost, flip, GroundCost, pairwise, SqEuclidean
 from .._operators import register
 from .._rows import block_rows, map_rows
 from ._base import AbstractGeometry
-from ._cost_matrix import CostMatrix, softmin_rows, where_allowed, without_infinities
+from ._cost_matrix import finite_costs, softmin_rows, where_allowed, without_infinities
 
 
 DEFAULT_BUDGET = 2**30
@@ -97,9 +98,13 @@ class PointCloud(AbstractGeometry):
         return self._map_rows(lambda x: softmin_rows(self._costs(x), h, epsilon), self.x)
 
     def plan(
-        self, f: Float[Array, " n"], g: Float[Array, " m"], epsilon: Float[Array, ""]
+        self,
+        f: Float[Array, " n"],
+        g: Float[Array, " m"],
+        epsilon: Float[Array, ""],
+        dtype: jnp.dtype | None = None,
     ) -> lx.AbstractLinearOperator:
-        return StreamedPlan(self, f, g, epsilon)
+        return StreamedPlan(self, f, g, epsilon, dtype or f.dtype)
 
     def mean_cost(self, a: Float[Array, " n"], b: Float[Array, " m"]) -> Float[Array, ""]:
         a, b = a / jnp.sum(a), b / jnp.sum(b)
@@ -113,12 +118,12 @@ class PointCloud(AbstractGeometry):
     def prepare(
         self, a: Float[Array, " n"], b: Float[Array, " m"]
     ) -> tuple[AbstractGeometry, Bool[Array, ""]]:
-        x, y = _on_the_living(self.x, a), _on_the_living(self.y, b)
-        finite = _squares_are_finite(x) & _squares_are_finite(y)
-        x, y = jnp.where(finite, x, 0), jnp.where(finite, y, 0)
+        x, x_finite = _usable(self.x, a)
+        y, y_finite = _usable(self.y, b)
+        finite = x_finite & y_finite
         cloud = PointCloud(x, y, cost=self.cost, budget=self.budget)
         if math.prod(self.shape) * self.dtype.itemsize <= self.budget:
-            dense, has_costs = CostMatrix(pairwise(self.cost, x, y)).prepare(a, b)
+            dense, has_costs = finite_costs(pairwise(self.cost, x, y))
             return dense, finite & has_costs
         if isinstance(self.cost, AbstractGroundCost):
             return cloud, finite
@@ -130,8 +135,7 @@ class PointCloud(AbstractGeometry):
 
     def seen_from(self, x: Float[Array, "k d"], b: Float[Array, " m"]) -> "PointCloud":
         """The geometry between any points `x` and the second support, of masses `b`."""
-        y = _on_the_living(self.y, b)
-        y = jnp.where(_squares_are_finite(y), y, 0)
+        y, _ = _usable(self.y, b)
         return PointCloud(x, y, cost=self.cost, budget=self.budget)
 
     def _costs(self, x: Float[Array, "k d"]) -> Float[Array, "k m"]:
@@ -147,18 +151,24 @@ class PointCloud(AbstractGeometry):
         return None if budget < 1 or math.isinf(budget) else int(budget)
 
 
-def _on_the_living(points: Float[Array, "n d"], masses: Float[Array, " n"]) -> Float[Array, "n d"]:
-    """Puts each point of mass zero on the point of largest mass, wherever it was."""
-    # Behind a barrier, as XLA would take seconds to find the largest of many equal constants.
-    heaviest = jnp.argmax(lax.optimization_barrier(lax.stop_gradient(masses)))
-    heaviest = lax.stop_gradient(points[heaviest])
-    return jnp.where((masses > 0)[:, None], points, heaviest[None, :])
+def _usable(
+    points: Float[Array, "n d"], masses: Float[Array, " n"]
+) -> tuple[Float[Array, "n d"], Bool[Array, ""]]:
+    """Points whose squared distances are finite, and whether those with a mass had such.
 
-
-def _squares_are_finite(points: Float[Array, "n d"]) -> Bool[Array, ""]:
-    """Whether points are finite, and so near that squared distances do not overflow."""
+    A point of mass zero is put on the point of largest mass, wherever it was.
+    """
+    alive = (masses > 0)[:, None]
     limit = jnp.sqrt(jnp.finfo(points.dtype).max / (8 * points.shape[1]))
-    return jnp.all(jnp.abs(points) < limit)
+    finite = jnp.all((jnp.abs(points) < limit) | ~alive)
+
+    def replaced() -> Float[Array, "n d"]:
+        heaviest = points[jnp.argmax(lax.stop_gradient(masses))]
+        moved = jnp.where(alive, points, lax.stop_gradient(heaviest)[None, :])
+        return jnp.where(finite, moved, 0)
+
+    # A branch, for XLA would choose between the points anew for each entry of the matrix.
+    return cond_any(~finite | ~jnp.all(alive), replaced, lambda: points), finite
 
 
 class _ZeroUnless(eqx.Module):
@@ -180,6 +190,7 @@ class StreamedPlan(lx.AbstractLinearOperator):
     f: Float[Array, " n"]
     g: Float[Array, " m"]
     epsilon: Float[Array, ""]
+    dtype: jnp.dtype = eqx.field(static=True)
 
     def mv(self, vector: Float[Array, " m"]) -> Float[Array, " n"]:
         def rows(points_and_f: tuple[Array, Array]) -> Array:
@@ -191,18 +202,18 @@ class StreamedPlan(lx.AbstractLinearOperator):
         return self._entries(self.cloud.x, self.f)
 
     def transpose(self) -> "StreamedPlan":
-        return StreamedPlan(self.cloud.T, self.g, self.f, self.epsilon)
+        return StreamedPlan(self.cloud.T, self.g, self.f, self.epsilon, self.dtype)
 
-    def squared(self) -> "StreamedPlan":
-        """The plan of squared entries."""
-        return StreamedPlan(self.cloud, self.f, self.g, 0.5 * self.epsilon)
+    def squared_mv(self, vector: Float[Array, " m"]) -> Float[Array, " n"]:
+        """The product with the matrix of squared entries."""
+        return StreamedPlan(self.cloud, self.f, self.g, 0.5 * self.epsilon, self.dtype).mv(vector)
 
     def in_structure(self) -> jax.ShapeDtypeStruct:
-        return jax.ShapeDtypeStruct(self.g.shape, self.g.dtype)
+        return jax.ShapeDtypeStruct(self.g.shape, self.dtype)
 
     def out_structure(self) -> jax.ShapeDtypeStruct:
-        return jax.ShapeDtypeStruct(self.f.shape, self.f.dtype)
+        return jax.ShapeDtypeStruct(self.f.shape, self.dtype)
 
     def _entries(self, x: Float[Array, "k d"], f: Float[Array, " k"]) -> Float[Array, "k m"]:
         scores = (f[:, None] + self.g[None, :] - self.cloud._costs(x)) / self.epsilon
-        return jnp.exp(scores)
+        return jnp.exp(scores.astype(self.dtype))

@@ -59,6 +59,14 @@ class Absorbed(eqx.Module):
             self.problem.b * jnp.exp((g - self.g0) / epsilon),
         )
 
+    def coarse_plan_at(self, f: Float[Array, " n"], g: Float[Array, " m"]) -> TransportPlan:
+        """The plan of any potentials near in single precision: half as much to move in memory."""
+        problem, single = self.problem, jnp.dtype("float32")
+        if f.dtype == single:
+            return self.plan_at(f, g)
+        density = problem.geometry.plan(f, g, problem.epsilon, single)
+        return TransportPlan(density, problem.a.astype(single), problem.b.astype(single))
+
     def drift(self, f: Float[Array, " n"], g: Float[Array, " m"]) -> Float[Array, ""]:
         """How far potentials are from those at hand, in units of epsilon."""
         far = jnp.maximum(jnp.max(jnp.abs(f - self.f0)), jnp.max(jnp.abs(g - self.g0)))

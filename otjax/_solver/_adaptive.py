@@ -5,12 +5,12 @@ import jax.numpy as jnp
 from jaxtyping import Array, ArrayLike, Bool, Float, Int, PyTree
 
 from .._arrays import optional_positive_number
+from .._control import cond_any
 from .._problem import EntropicProblem
 from ._absorbed import Absorbed, alternate, alternate_in_log_domain, Point
 from ._acceleration import AbstractAcceleration, Anderson
 from ._annealing import AbstractAnnealing, annealing_or_default
 from ._base import AbstractSolver, Outcome, Potentials
-from ._control import cond_any
 from ._loop import AbsorbedIteration
 from ._newton import Newton
 from ._sinkhorn import Sinkhorn, SymmetricSinkhorn
@@ -20,6 +20,9 @@ from ._sinkhorn import Sinkhorn, SymmetricSinkhorn
 # than so many more of them, a few of Newton's steps are cheaper.
 _WINDOW = 10
 _FAR = 100
+# A larger marginal error is that of some points far off, which Newton's model does not reach: it is
+# worth five times as many steps before it is left to Newton's step.
+_NEAR = 0.01
 
 
 class _Trial(eqx.Module):
@@ -63,9 +66,10 @@ class AndersonThenNewton(AbstractAcceleration):
         count = history.count + 1
         full = count % _WINDOW == 0
         # Steps of the rate seen in this window that would still be needed.
-        rate = jnp.log(history.error_before / error) / _WINDOW
-        needed = jnp.log(error / history.tolerance) / jnp.maximum(rate, 1e-6)
-        use_newton = history.use_newton | (full & (needed > _FAR))
+        rate = jnp.maximum(jnp.log(history.error_before / error) / _WINDOW, 1e-6)
+        far = jnp.log(error / history.tolerance) / rate > _FAR
+        near = (error < _NEAR) | (jnp.log(error / _NEAR) / rate > 5 * _FAR)
+        use_newton = history.use_newton | (full & far & near)
 
         def extrapolate():
             g, extrapolation = self.extrapolation.update(history.extrapolation, absorbed, point)

@@ -8,6 +8,7 @@ import jax.lax as lax
 import jax.numpy as jnp
 from jaxtyping import Array, Bool, Float, Int, PyTree
 
+from .._control import cond_any
 from .._dual import centre, marginal_error, transport_plan
 from .._problem import EntropicProblem
 from .._results import RESULTS
@@ -15,11 +16,10 @@ from ._absorbed import Absorbed, DRIFT, Point
 from ._acceleration import AbstractAcceleration
 from ._annealing import AbstractAnnealing
 from ._base import Outcome, Potentials, rounding_floor, tolerance_or_default
-from ._control import cond_any
 
 
 # Near what rounding allows, so many steps without progress mean that there is none to come.
-_PATIENCE = 20
+_PATIENCE = 50
 _MAX_STEPS = 5000
 
 
@@ -81,8 +81,10 @@ class AbsorbedIteration(eqx.Module):
         """Iterates until the marginal error, made afresh, is below the tolerance."""
         limit = jnp.asarray(_MAX_STEPS if max_steps is None else max_steps, jnp.int32)
         if init is None:
-            f, g = jnp.zeros_like(problem.a), jnp.zeros_like(problem.b)
+            # As good as zeros, and at a large epsilon their plan neither over- nor underflows.
             mean_cost = problem.geometry.mean_cost(problem.a, problem.b)
+            half = jnp.where(limit > 0, 0.5 * mean_cost, 0)
+            f, g = jnp.full_like(problem.a, half), jnp.full_like(problem.b, half)
             epsilon = self.annealing.first(problem.epsilon, mean_cost)
             epsilon = jnp.where(limit <= 1, problem.epsilon, epsilon)
         else:
@@ -95,7 +97,7 @@ class AbsorbedIteration(eqx.Module):
             history=self.acceleration.init(g, jnp.zeros_like(epsilon)),
             fresh=jnp.array(True),
             marginals=(problem.a, problem.b),
-            log_domain=jnp.asarray(init is None) & (limit > 0),
+            log_domain=jnp.array(False),
             stalled=jnp.array(False),
             num_steps=jnp.zeros((), jnp.int32),
             done=jnp.array(False),
@@ -185,6 +187,8 @@ class AbsorbedIteration(eqx.Module):
     ) -> _Inner:
         """Steps with one absorbed plan, until `tolerance`, `limit`, or too far from it."""
 
+        limit_of_drift = 0.8 * DRIFT[absorbed.g0.dtype] - 1
+
         def unfinished(state: _Inner) -> Bool[Array, ""]:
             return (
                 (state.num_steps < limit)
@@ -199,9 +203,10 @@ class AbsorbedIteration(eqx.Module):
             progress = (point.error < 0.9 * state.best_error) | (state.best_error > 4 * floor)
             g, history = self.acceleration.update(state.history, absorbed, point)
             higher = point.value > state.top_value
-            drift = absorbed.drift(point.f, g)
+            # Points that an acceleration sends too far go as far as the plan carries.
+            reach = limit_of_drift * absorbed.problem.epsilon
             return _Inner(
-                g=g,
+                g=jnp.clip(g, absorbed.g0 - reach, absorbed.g0 + reach),
                 history=history,
                 best_f=jnp.where(better, point.f, state.best_f),
                 best_g=jnp.where(better, point.image, state.best_g),
@@ -211,7 +216,8 @@ class AbsorbedIteration(eqx.Module):
                 top_value=jnp.where(higher, point.value, state.top_value),
                 since_progress=jnp.where(progress, 0, state.since_progress + 1),
                 num_steps=state.num_steps + 1,
-                drifted=~(drift < 0.8 * DRIFT[g.dtype] - 1) | ~jnp.isfinite(point.error),
+                drifted=~(absorbed.drift(point.f, point.image) < limit_of_drift)
+                | ~jnp.isfinite(point.error),
             )
 
         start = _Inner(

@@ -9,13 +9,13 @@ import jax.numpy as jnp
 from jaxtyping import Array, ArrayLike, Bool, Float, Int
 
 from .._arrays import optional_positive_number
+from .._control import cond_any
 from .._problem import EntropicProblem
 from .._schur import conjugate_gradients, Schur
 from ._absorbed import Absorbed, alternate, alternate_in_log_domain, DRIFT, Point
 from ._acceleration import AbstractAcceleration
 from ._annealing import AbstractAnnealing, annealing_or_default
 from ._base import AbstractSolver, Outcome, Potentials
-from ._control import cond_any
 from ._loop import AbsorbedIteration
 from ._sinkhorn import SymmetricSinkhorn
 
@@ -104,9 +104,7 @@ class Newton(AbstractAcceleration):
     ) -> _Search:
         """A new direction, as accurate as the error left makes worthwhile."""
         problem = absorbed.problem
-        softmin = point.f / problem.marginals[0].damping(problem.epsilon)
-        row = jnp.exp((absorbed.f0 - softmin) / problem.epsilon)
-        schur = Schur(problem, absorbed.plan_at(point.f, point.g), row, point.column)
+        schur = Schur(problem, absorbed.coarse_plan_at(point.f, point.g))
         enough = jnp.maximum(point.error, 0.1 * search.tolerance / point.error)
         # A step that was kept whole says that one may go further, one that was cut how far.
         kept = search.length * jnp.max(jnp.abs(search.direction)) / problem.epsilon
@@ -114,14 +112,20 @@ class Newton(AbstractAcceleration):
         radius = jnp.where(search.begun, radius, search.radius)
         # As far as the absorbed plan carries; f follows g, and goes no further.
         room = 0.8 * DRIFT[gradient.dtype] - absorbed.drift(absorbed.f0, point.g)
+        # In units that keep the numbers in the range of single precision.
+        unit = jnp.max(jnp.abs(gradient))
+        unit = problem.epsilon * jnp.where(unit > 0, unit, 1)
+        radius_in_units = problem.epsilon * jnp.minimum(radius, jnp.maximum(room, 1e-3)) / unit
+        dtype = schur.column.dtype
         direction = conjugate_gradients(
             schur.mv,
-            problem.epsilon * gradient,
+            (problem.epsilon * gradient / unit).astype(dtype),
             schur.inverse_diagonal(),
-            tolerance=jnp.clip(enough, 0.05, 0.3),
+            tolerance=jnp.clip(enough, 0.05, 0.3).astype(dtype),
             max_steps=self.max_products,
-            radius=problem.epsilon * jnp.minimum(radius, jnp.maximum(room, 1e-3)),
+            radius=radius_in_units.astype(dtype),
         )
+        direction = unit * direction.astype(gradient.dtype)
         return _Search(
             base=point.g,
             direction=direction,
