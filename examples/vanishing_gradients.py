@@ -154,15 +154,18 @@ def draw(distances: np.ndarray, said: dict[str, np.ndarray], path: Path) -> None
         learning.plot(steps, gradient[:, middle], color=colour, linewidth=0.8, label=loss)
         final.plot(distances, gradient[-1], "o-", color=colour, label=loss)
     learning.set(yscale="log", xlabel="critic updates", ylabel="size of the generator's gradient")
-    learning.set_title(f"while the critic learns, at distance {distances[middle]:g}")
+    learning.set_title(f"as the critics learn, at distance {distances[middle]:g}")
     final.set(yscale="log", xlabel="distance of the segments", title="after the last update")
+    final.set_ylabel("size of the generator's gradient")
     estimates.plot(distances, said["w1"][-1], "o", color="tab:blue", label="W1, estimated")
     estimates.plot(distances, distances, color="tab:blue", label="W1, exact")
     js = said["jensen_shannon"][-1]
     estimates.plot(distances, js, "o", color="tab:red", label="JS, estimated")
     estimates.axhline(math.log(2), color="tab:red", label="JS, exact: log 2")
-    estimates.set(xlabel="distance of the segments", title="what the critics measure")
+    estimates.set(xlabel="distance of the segments", ylabel="W1, or Jensen-Shannon (JS) in nats")
+    estimates.set_title("what the critics measure")
     for axis in (learning, final, estimates):
+        axis.grid(alpha=0.3)
         axis.legend()
     figure.savefig(path, dpi=120)
 
