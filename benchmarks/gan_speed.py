@@ -7,7 +7,7 @@ critic are fully connected, of the same sizes on both sides, with the same Adam 
 two-sided penalty on segments. First a check that both compute the same: from the same weights and
 the same draws, the losses of the last critic update and of the generator agree in a first and in a
 second step. Then times, warm, in turns, as medians over windows. PyTorch runs eagerly, on all
-threads and on one, and by `torch.compile`.
+threads and on one, and by `torch.compile`. A row of the same data and batch is replaced.
 """
 
 import datetime
@@ -222,6 +222,7 @@ def row(data: Data, batch: int, options: Options) -> dict[str, Any]:
     return {
         "data": data.name,
         "batch": batch,
+        "date": datetime.datetime.now(datetime.UTC).isoformat(timespec="seconds"),
         "steps_per_second": medians,
         "windows": windows,
         "faster_rival": rival,
@@ -232,16 +233,22 @@ def row(data: Data, batch: int, options: Options) -> dict[str, Any]:
 
 
 def table(rows: list[dict[str, Any]]) -> str:
-    names = list(rows[0]["steps_per_second"])
+    names = list(dict.fromkeys(name for r in rows for name in r["steps_per_second"]))
     lines = [
         "| data | batch | " + " | ".join(names) + " | otjax / faster PyTorch | losses differ by |",
         "|:--|--:|" + "--:|" * (len(names) + 2),
     ]
     for r in rows:
-        cells = " | ".join(f"{r['steps_per_second'][name]:.1f}" for name in names)
+        cells = " | ".join(f"{r['steps_per_second'].get(name, math.nan):.1f}" for name in names)
         worst = max(r["disagreement"].values())
         lines.append(f"| {r['data']} | {r['batch']} | {cells} | {r['ratio']:.2f} | {worst:.0e} |")
     return "\n".join(lines) + "\n"
+
+
+def merged(old: list[dict[str, Any]], new: list[dict[str, Any]]) -> list[dict[str, Any]]:
+    """All rows, sorted; of those of the same data and batch the new one."""
+    rows = {(r["data"], r["batch"]): r for r in [*old, *new]}
+    return [rows[key] for key in sorted(rows)]
 
 
 def main() -> int:
@@ -257,22 +264,23 @@ def main() -> int:
         for batch in options.batches:
             rows.append(row(data, batch, options))
             print(table(rows[-1:]), flush=True)
+    suffix = "-quick" if options.quick else ""
+    default = f"gan_speed_{describe_device()['slug']}{suffix}.json"
+    output = options.output or pathlib.Path(__file__).parent / "results" / default
+    agree = all(r["agrees"] for r in rows)
+    rows = merged(json.loads(output.read_text())["rows"] if output.exists() else [], rows)
     report = {
         "machine": describe_device(),
         "threads": {"torch": THREADS, "cores": os.cpu_count()},
-        "date": datetime.datetime.now(datetime.UTC).isoformat(timespec="seconds"),
         "versions": {**versions(), "optax": optax.__version__, "torch": torch.__version__},
         "target": TARGET,
         "rows": rows,
     }
-    suffix = "-quick" if options.quick else ""
-    default = f"gan_speed_{describe_device()['slug']}{suffix}.json"
-    output = options.output or pathlib.Path(__file__).parent / "results" / default
     output.parent.mkdir(parents=True, exist_ok=True)
     output.write_text(json.dumps(report, indent=1) + "\n")
     output.with_suffix(".md").write_text(table(rows))
     print(f"steps a second\n\n{table(rows)}\nwrote {output}")
-    return 0 if all(r["agrees"] for r in rows) else 1
+    return 0 if agree else 1
 
 
 if __name__ == "__main__":
