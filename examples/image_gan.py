@@ -104,9 +104,7 @@ def make_game(config: Config, loss: Loss, variance: float) -> Game:
         case "wgan-gp":
             return Game(PenalisedWGAN(config.penalty), "free", penalised)
         case "wgan-lp":
-            return Game(
-                PenalisedWGAN(config.penalty, one_sided=True, at="samples"), "free", penalised
-            )
+            return Game(PenalisedWGAN(config.penalty, one_sided=True), "free", penalised)
         case "lipschitz":
             return Game(WGAN(), "lipschitz", ("w1", "generator_loss"))
         case "jensen-shannon":

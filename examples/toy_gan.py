@@ -137,7 +137,7 @@ def make_objective(config: Config) -> tuple[AbstractObjective, tuple[str, ...]]:
         case "wgan-gp":
             return PenalisedWGAN(config.penalty), penalised
         case "wgan-lp":
-            return PenalisedWGAN(config.penalty, one_sided=True, at="samples"), penalised
+            return PenalisedWGAN(config.penalty, one_sided=True), penalised
         case "lipschitz":
             return WGAN(), ("w1", "generator_loss")
         case "jensen-shannon":
