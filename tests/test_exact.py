@@ -185,4 +185,4 @@ def test_a_batch_of_exact_solves_is_a_loop():
         one, solution = distance(batch[k])
         np.testing.assert_allclose(distances[k], one, rtol=1e-6)
         # Rounding differs, and with it a step here and there.
-        np.testing.assert_allclose(solutions.stats.num_steps[k], solution.stats.num_steps, rtol=0.1)
+        np.testing.assert_allclose(solutions.stats.num_steps[k], solution.stats.num_steps, rtol=0.3)

@@ -284,3 +284,17 @@ def test_single_precision_reaches_what_rounding_allows():
     assert solution.result == RESULTS.successful
     assert error_of_the_plan(solution) < 2e-3
     assert solution.stats.num_steps < 200
+
+
+def test_plateaus_are_left():
+    # A few points at a small epsilon: until one of them has moved far, the error stays the same.
+    rng = np.random.default_rng(0)
+    x, y = (rng.uniform(size=(512, 20, 3)).astype(np.float32) for _ in range(2))
+
+    def solve(x, y):
+        problem = otjax.EntropicProblem(otjax.PointCloud(x, y), epsilon=0.002)
+        return otjax.solve(problem, otjax.Sinkhorn(), throw=False)
+
+    solutions = jax.vmap(solve)(jnp.asarray(x), jnp.asarray(y))
+    failed = solutions.result != RESULTS.successful
+    assert not jnp.any(failed), solutions.stats.num_steps[failed]

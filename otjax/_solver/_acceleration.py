@@ -49,10 +49,11 @@ class _Best(eqx.Module):
     error: Float[Array, ""]
 
     def updated(self, point: Point) -> "_Best":
-        better = point.error < self.error  # false for NaN
-        return _Best(
-            jnp.where(better, point.image, self.image), jnp.where(better, point.error, self.error)
-        )
+        # No worse counts as better: on a plateau the iteration would come back to one place for
+        # ever. False for NaN.
+        better = point.error <= 1.001 * self.error
+        image = jnp.where(better, point.image, self.image)
+        return _Best(image, jnp.fmin(self.error, point.error))
 
     def refuses(self, point: Point) -> Array:
         return ~(point.error <= 2 * self.error)

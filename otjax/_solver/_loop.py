@@ -18,7 +18,8 @@ from ._annealing import AbstractAnnealing
 from ._base import Outcome, Potentials, rounding_floor, tolerance_or_default
 
 
-# Near what rounding allows, so many steps without progress mean that there is none to come.
+# Near what rounding allows, so many steps without progress mean that there is none to come. Further
+# away four times as many mean that the acceleration goes round in circles: it begins anew.
 _PATIENCE = 50
 _MAX_STEPS = 5000
 
@@ -54,6 +55,7 @@ class _Inner(eqx.Module):
     top_f: Float[Array, " n"]
     top_g: Float[Array, " m"]
     top_value: Float[Array, ""]
+    milestone: Float[Array, ""]  # the error at the last progress
     since_progress: Int[Array, ""]
     num_steps: Int[Array, ""]
     drifted: Bool[Array, ""]
@@ -158,18 +160,21 @@ class AbsorbedIteration(eqx.Module):
         leave = solved | (inner.best_error <= stage_tolerance)
         next_epsilon = self.annealing.next(state.epsilon, problem.epsilon)
         next_epsilon = jnp.where(leave, next_epsilon, state.epsilon)
+        unsolved = inner.best_error > stage_tolerance
+        idle = unsolved & (inner.since_progress >= _PATIENCE)
+        stalled = idle & (inner.best_error <= 4 * floor)
         # Away from the plan at hand on from the top, otherwise the error would have to fall.
-        unsolved = inner.drifted & (inner.best_error > stage_tolerance)
+        unsolved &= (inner.drifted | idle) & ~stalled
         unsolved &= inner.num_steps < limit
         return _Outer(
             f=jnp.where(unsolved, inner.top_f, inner.best_f),
             g=jnp.where(unsolved, inner.top_g, inner.best_g),
             epsilon=jnp.where(hurry, problem.epsilon, next_epsilon),
             history=inner.history,
-            fresh=failed | hurry | leave,
+            fresh=failed | hurry | leave | idle,
             marginals=marginals,
             log_domain=(failed | hurry) & (inner.num_steps < limit),
-            stalled=inner.since_progress >= _PATIENCE,
+            stalled=stalled,
             num_steps=inner.num_steps,
             done=done,
             result=result,
@@ -189,18 +194,21 @@ class AbsorbedIteration(eqx.Module):
 
         limit_of_drift = 0.8 * DRIFT[absorbed.g0.dtype] - 1
 
+        def patience(state: _Inner) -> Int[Array, ""]:
+            return jnp.where(state.best_error > 4 * floor, 4 * _PATIENCE, _PATIENCE)
+
         def unfinished(state: _Inner) -> Bool[Array, ""]:
             return (
                 (state.num_steps < limit)
                 & ~(state.best_error <= tolerance)
                 & ~state.drifted
-                & (state.since_progress < _PATIENCE)
+                & (state.since_progress < patience(state))
             )
 
         def body(state: _Inner) -> _Inner:
             point = self.step(absorbed, state.g)
             better = point.error < state.best_error  # false for NaN
-            progress = (point.error < 0.9 * state.best_error) | (state.best_error > 4 * floor)
+            progress = point.error < 0.9 * state.milestone
             g, history = self.acceleration.update(state.history, absorbed, point)
             higher = point.value > state.top_value
             # Points that an acceleration sends too far go as far as the plan carries.
@@ -214,6 +222,7 @@ class AbsorbedIteration(eqx.Module):
                 top_f=jnp.where(higher, point.f, state.top_f),
                 top_g=jnp.where(higher, point.image, state.top_g),
                 top_value=jnp.where(higher, point.value, state.top_value),
+                milestone=jnp.where(progress, point.error, state.milestone),
                 since_progress=jnp.where(progress, 0, state.since_progress + 1),
                 num_steps=state.num_steps + 1,
                 drifted=~(absorbed.drift(point.f, point.image) < limit_of_drift)
@@ -229,6 +238,7 @@ class AbsorbedIteration(eqx.Module):
             top_f=absorbed.f0,
             top_g=absorbed.g0,
             top_value=jnp.full_like(floor, -jnp.inf),
+            milestone=jnp.full_like(floor, jnp.inf),
             since_progress=jnp.zeros((), jnp.int32),
             num_steps=num_steps,
             drifted=jnp.array(False),
