@@ -288,7 +288,7 @@ def test_single_precision_reaches_what_rounding_allows():
 
 def test_plateaus_are_left():
     # A few points at a small epsilon: until one of them has moved far, the error stays the same.
-    rng = np.random.default_rng(0)
+    rng = np.random.default_rng(1)
     x, y = (rng.uniform(size=(512, 20, 3)).astype(np.float32) for _ in range(2))
 
     def solve(x, y):
