@@ -26,7 +26,7 @@ import jax
 import jax.random as jr
 import numpy as np
 import optax
-import torch
+import torch  # pyright: ignore[reportMissingImports]
 import tyro
 from accelerator import describe_device, versions
 from jaxtyping import Array

@@ -3,9 +3,12 @@
 from typing import NamedTuple
 
 import numpy as np
-import torch
-from torch import nn, Tensor
-from torch.optim.swa_utils import AveragedModel, get_ema_multi_avg_fn
+import torch  # pyright: ignore[reportMissingImports]
+from torch import nn, Tensor  # pyright: ignore[reportMissingImports]
+from torch.optim.swa_utils import (  # pyright: ignore[reportMissingImports]
+    AveragedModel,
+    get_ema_multi_avg_fn,
+)
 
 
 Layers = list[tuple[np.ndarray, np.ndarray]]  # weight (out, in) and bias of each

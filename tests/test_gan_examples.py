@@ -225,6 +225,8 @@ def test_the_parts_of_the_evaluation_have_their_closed_forms(scripts):
     precision, recall = evaluation.precision_recall(cloud, cloud[:1] + 1e-3 * cloud)
     assert precision == 1 and recall < 0.1
     assert evaluation.exact_w2(cloud, cloud + shift) == pytest.approx(9, rel=1e-5)
+    proven = evaluation.proven_w2(cloud, cloud + shift)
+    assert 0.98 * 9 < proven["at least"] < 9.001 and 8.999 < proven["W2^2"] < 1.01 * 9
     images = rng.random((400, 1, 2, 2)).astype(np.float32) * 0.2 + 0.4
     gaussian = evaluation.fitted_gaussian(images, 20_000, 0)
     assert gaussian.shape == (20_000, 1, 2, 2)
