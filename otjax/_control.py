@@ -3,10 +3,12 @@
 from collections.abc import Callable
 from typing import TypeVar
 
+import equinox as eqx
 import equinox.internal as eqxi
 import jax
 import jax.lax as lax
 import jax.numpy as jnp
+from jax.custom_batching import custom_vmap
 from jaxtyping import Array, Bool, PyTree
 
 
@@ -28,3 +30,30 @@ def cond_any(
         return jax.tree.map(choose, costly(), otherwise)
 
     return lax.cond(eqxi.unvmap_any(condition), chosen, lambda: otherwise)
+
+
+def in_turn(function: Callable[..., Out], *args: PyTree) -> Out:
+    """`function(*args)`, of which a CPU computes a batch one member after another.
+
+    A loop over a whole batch goes on until its last member is done and moves every member through
+    memory in each step; on a CPU it is faster to take the members one by one, each in cache and
+    for its own number of steps. Accelerators take the batch as a whole. The function may close
+    over nothing that is batched, and is not differentiated.
+    """
+    arrays, static = eqx.partition(args, eqx.is_array)
+
+    @custom_vmap
+    def call(arrays):
+        return function(*eqx.combine(arrays, static))
+
+    @call.def_vmap
+    def _(axis_size, in_batched, arrays):
+        batched, shared = eqx.partition(arrays, in_batched[0])
+        out = lax.platform_dependent(
+            batched,
+            cpu=lambda batched: lax.map(lambda one: call(eqx.combine(one, shared)), batched),
+            default=jax.vmap(lambda one: function(*eqx.combine(one, shared, static))),
+        )
+        return out, jax.tree.map(lambda _: True, out)
+
+    return call(arrays)

@@ -6,6 +6,7 @@ from jaxtyping import Array, ArrayLike, Float, Int
 
 from ._adjoint import AbstractAdjoint, envelope, ImplicitAdjoint
 from ._arrays import constant, count, float_array
+from ._control import in_turn
 from ._dual import centre, marginal_error
 from ._problem import EntropicProblem
 from ._results import RESULTS
@@ -80,7 +81,8 @@ def _solve(
     prepared, validity = problem.prepare()
     # Nothing is differentiated through the iterations of a solver.
     fixed = constant(prepared)
-    outcome = solver.run(fixed, constant(init), max_steps)
+    run = lambda solver, *args: solver.run(*args)
+    outcome = in_turn(run, solver, fixed, constant(init), max_steps)
     error = marginal_error(fixed, outcome.f, outcome.g, outcome.marginals)
     # An epsilon so small that rounding of the potentials makes the plan overflow is raised until
     # it does not: the result says that the solve failed, and every number stays finite.
