@@ -15,6 +15,7 @@ SIZES = (1024, 4096, 256)
 EPSILONS = (0.05, 0.01, 0.002, 0.0005)
 REAL_EPSILONS = (0.01, 0.002)
 BATCH = (256, 128)  # problems, points of each
+BATCH_EPSILONS = (0.05, 0.01)
 
 
 class Row(NamedTuple):
@@ -225,7 +226,11 @@ def rows(sources: Sources, sizes: tuple[int, ...] = SIZES) -> list[Row]:
             for dtype in TARGETS
         ]
 
-    batches = [Row("batch", BATCH[1], 2, epsilon, "float32") for epsilon in (0.05, 0.01)]
+    batches = [
+        Row("batch", BATCH[1], 2, epsilon, dtype)
+        for epsilon in BATCH_EPSILONS
+        for dtype in TARGETS
+    ]
     real_rows = [row for name in available(sources) for row in real(name)]
     first, *others = (synthetic(n) for n in sizes)
     *others, last = others or [[]]
