@@ -10,11 +10,7 @@ from ._adjoint import (
 )
 from ._certificate import Certificate as Certificate, certify as certify
 from ._divergence import sinkhorn_divergence as sinkhorn_divergence
-from ._exact import (
-    ExactSolution as ExactSolution,
-    solve_exact as solve_exact,
-    wasserstein as wasserstein,
-)
+from ._exact import ExactSolution as ExactSolution, solve_exact as solve_exact
 from ._geometry import (
     AbstractGeometry as AbstractGeometry,
     CostMatrix as CostMatrix,
@@ -51,6 +47,7 @@ from ._solver import (
     Sinkhorn as Sinkhorn,
     SymmetricSinkhorn as SymmetricSinkhorn,
 )
+from ._wasserstein import wasserstein as wasserstein
 
 
 try:

@@ -1,7 +1,5 @@
 """Unregularised transport, with proof: epsilon is lowered until the bounds of the cost meet."""
 
-from typing import Literal, overload
-
 import equinox as eqx
 import equinox.internal as eqxi
 import jax
@@ -10,20 +8,24 @@ import jax.numpy as jnp
 import lineax as lx
 from jaxtyping import Array, ArrayLike, Bool, Float, Int
 
-from ._arrays import constant, known_number, positive_number
+from ._arrays import constant, positive_number
 from ._certificate import feasible_potentials, relative_gap, RoundedPlan
+from ._control import in_turn
 from ._dual import marginal_error, transport_plan
-from ._geometry import AbstractGeometry, PointCloud
-from ._ground_cost import Euclidean, PNorm, SqEuclidean
+from ._geometry import AbstractGeometry
 from ._problem import EntropicProblem
 from ._results import RESULTS
 from ._solution import Stats
-from ._solver import AbstractSolver, Adaptive, NoAnnealing
+from ._solver import AbstractSolver, Adaptive, NoAnnealing, Sinkhorn
 
 
-# Epsilon starts at this fraction of the mean cost; each stage then multiplies it by what the gap
-# left suggests, within limits.
-_START, _SLOWEST, _FASTEST = 0.02, 0.5, 0.05
+# Epsilon starts at so many times the gap, within limits, as a fraction of the mean cost; that is
+# enough where transport costs about as much as chance. Each stage then multiplies it by what the
+# gap left suggests, within limits.
+_PER_GAP, _LEAST_START, _LARGEST_START = 5, 5e-4, 0.02
+_SLOWEST, _FASTEST = 0.5, 0.05
+# Nothing is proven on the way to the first epsilon: a marginal error as of annealing will do.
+_ROUGH = 0.05
 
 
 class ExactSolution(eqx.Module):
@@ -120,34 +122,9 @@ def _solve_exact(
     prepared, validity = problem.prepare()
     fixed = constant(prepared)
     gap = gap.astype(fixed.epsilon.dtype)
-    scale = fixed.geometry.mean_cost(jnp.abs(fixed.a), jnp.abs(fixed.b))
-    scale = jnp.where(scale > 0, scale, 1)
-    # Bounds that differ by rounding alone meet.
-    noise = 64 * jnp.finfo(scale.dtype).eps * scale * jnp.sum(fixed.a)
-
-    def reached(state: _Stage) -> Bool[Array, ""]:
-        return (relative_gap(state.lower, state.upper) <= gap) | (state.upper - state.lower < noise)
-
-    def unfinished(state: _Stage) -> Bool[Array, ""]:
-        return ~reached(state) & ~state.stuck & (state.stages < max_stages)
-
-    f, g = jnp.zeros_like(fixed.a), jnp.zeros_like(fixed.b)
-    zero = jnp.zeros((), jnp.int32)
-    start = _Stage(
-        epsilon=_START * scale,
-        current=(f, g),
-        primal=(f, g, scale),
-        dual=(f, g),
-        lower=jnp.full_like(scale, -jnp.inf),
-        upper=jnp.full_like(scale, jnp.inf),
-        steps=zero,
-        error=jnp.full_like(scale, 2),
-        stages=zero,
-        stuck=jnp.array(False),
-    )
-    end = lax.while_loop(unfinished, lambda state: _lower_epsilon(fixed, solver, gap, state), start)
+    end, reached = in_turn(_narrow, fixed, gap, solver, max_stages)
     result = RESULTS.where(end.stuck, RESULTS.stagnated, RESULTS.max_steps_reached)
-    result = RESULTS.where(reached(end), RESULTS.successful, result)
+    result = RESULTS.where(reached, RESULTS.successful, result)
     result = RESULTS.where(validity == RESULTS.successful, result, validity)
     valid = validity == RESULTS.successful
 
@@ -163,6 +140,44 @@ def _solve_exact(
         result=result,
         stats=Stats(end.steps, end.error),
     )
+
+
+def _narrow(
+    problem: EntropicProblem,
+    gap: Float[Array, ""],
+    solver: AbstractSolver,
+    max_stages: Int[Array, ""],
+) -> tuple[_Stage, Bool[Array, ""]]:
+    """Lowers epsilon until the bounds meet; also says whether they do."""
+    scale = problem.geometry.mean_cost(jnp.abs(problem.a), jnp.abs(problem.b))
+    scale = jnp.where(scale > 0, scale, 1)
+    # Bounds that differ by rounding alone meet.
+    noise = 64 * jnp.finfo(scale.dtype).eps * scale * jnp.sum(problem.a)
+
+    def reached(state: _Stage) -> Bool[Array, ""]:
+        return (relative_gap(state.lower, state.upper) <= gap) | (state.upper - state.lower < noise)
+
+    def unfinished(state: _Stage) -> Bool[Array, ""]:
+        return ~reached(state) & ~state.stuck & (state.stages < max_stages)
+
+    epsilon = jnp.clip(_PER_GAP * gap, _LEAST_START, _LARGEST_START) * scale
+    rough = Sinkhorn(tolerance=_ROUGH).run(problem.at(epsilon), None, None)
+    start = _Stage(
+        epsilon=epsilon,
+        current=(rough.f, rough.g),
+        primal=(rough.f, rough.g, epsilon),
+        dual=(rough.f, rough.g),
+        lower=jnp.full_like(scale, -jnp.inf),
+        upper=jnp.full_like(scale, jnp.inf),
+        steps=rough.num_steps,
+        error=jnp.full_like(scale, 2),
+        stages=jnp.zeros((), jnp.int32),
+        stuck=jnp.array(False),
+    )
+    end = lax.while_loop(
+        unfinished, lambda state: _lower_epsilon(problem, solver, gap, state), start
+    )
+    return end, reached(end)
 
 
 def _lower_epsilon(
@@ -224,70 +239,3 @@ def _envelope_jvp(primals, tangents):
 
     _, derivative = eqx.filter_jvp(cost, (problem,), (tangents[0],))
     return value, jnp.zeros_like(value) if derivative is None else derivative
-
-
-@overload
-def wasserstein(
-    x: ArrayLike,
-    y: ArrayLike,
-    a: ArrayLike | None = None,
-    b: ArrayLike | None = None,
-    *,
-    p: float | int = 2,
-    gap: ArrayLike = 1e-3,
-    has_aux: Literal[False] = False,
-) -> Float[Array, ""]: ...
-
-
-@overload
-def wasserstein(
-    x: ArrayLike,
-    y: ArrayLike,
-    a: ArrayLike | None = None,
-    b: ArrayLike | None = None,
-    *,
-    p: float | int = 2,
-    gap: ArrayLike = 1e-3,
-    has_aux: Literal[True],
-) -> tuple[Float[Array, ""], ExactSolution]: ...
-
-
-def wasserstein(
-    x: ArrayLike,
-    y: ArrayLike,
-    a: ArrayLike | None = None,
-    b: ArrayLike | None = None,
-    *,
-    p: float | int = 2,
-    gap: ArrayLike = 1e-3,
-    has_aux: bool = False,
-) -> Float[Array, ""] | tuple[Float[Array, ""], ExactSolution]:
-    r"""The Wasserstein distance
-    $W_p = (\min_P \sum_{ij} P_{ij} \|x_i - y_j\|^p)^{1/p}$ between weighted point clouds.
-
-    No regularisation remains: the cost under the root is proven to within `gap`. Differentiable
-    once, by the envelope rule; the derivative at $W_p = 0$ is 0. Never raises for values:
-    `has_aux=True` tells whether the gap was reached.
-
-    **Arguments:**
-
-    - `x`, `y`: the points, shapes (n, d) and (m, d).
-    - `a`, `b`: their masses, shapes (n,) and (m,), of one total; `None` is uniform of total 1.
-    - `p`: the order, a number of at least 1.
-    - `gap`: the relative distance of the bounds of $W_p^p$ at which to stop.
-    - `has_aux`: whether to return the solution as well.
-
-    **Returns:** the distance, in the unit of the points; with `has_aux` the pair of it and the
-    `ExactSolution` of $W_p^p$.
-
-    **Raises:** `ValueError` for wrong shapes, dtypes and types.
-    """
-    order = known_number(p)
-    if order is None or not order >= 1:
-        raise ValueError(f"`p` must be a number of at least 1, got {p!r}.")
-    cost = {1.0: Euclidean(), 2.0: SqEuclidean()}.get(order, PNorm(2, power=order))
-    solution = solve_exact(PointCloud(x, y, cost=cost), a, b, gap=gap, throw=False)
-    positive = solution.value > 0
-    root = jnp.power(jnp.where(positive, solution.value, 1), 1 / order)
-    distance = jnp.where(positive, root, 0)
-    return (distance, solution) if has_aux else distance
