@@ -78,7 +78,9 @@ def test_derivatives_of_a_batch_are_those_of_its_members():
     shifts = jnp.array([[0.0, 0.3], [0.5, -0.2], [1.0, 1.0]])
 
     def value(shift):
-        problem = otjax.EntropicProblem(otjax.PointCloud(x + shift[None, :], y), a, b, epsilon=0.2)
+        problem = otjax.EntropicProblem(
+            otjax.PointCloud(x * (1 + shift[None, :]), y), a, b, epsilon=0.2
+        )
         return otjax.solve(problem, otjax.Sinkhorn(tolerance=1e-11)).value
 
     alone = [jax.grad(value)(shift) for shift in shifts]

@@ -250,6 +250,9 @@ def extra_line(extra: Record) -> str:
             f"({time_text(extra['both'])} against {time_text(extra['value'])})"
         )
     mine, theirs = extra["otjax"], extra["POT"]
+    for name, found in (("otjax", mine), ("POT's emd", theirs)):
+        if "failure" in found:
+            return f"{extra['name']}: {name}: {found['failure']}"
     off = abs(mine["cost"] - theirs["cost"]) / theirs["cost"]
     proven = (mine["cost"] - mine["lower"]) / mine["cost"]
     missed = "" if proven <= extra["gap"] and off <= extra["gap"] else ": MISSED"
