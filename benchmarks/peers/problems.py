@@ -227,9 +227,7 @@ def rows(sources: Sources, sizes: tuple[int, ...] = SIZES) -> list[Row]:
         ]
 
     batches = [
-        Row("batch", BATCH[1], 2, epsilon, dtype)
-        for epsilon in BATCH_EPSILONS
-        for dtype in TARGETS
+        Row("batch", BATCH[1], 2, epsilon, dtype) for epsilon in BATCH_EPSILONS for dtype in TARGETS
     ]
     real_rows = [row for name in available(sources) for row in real(name)]
     first, *others = (synthetic(n) for n in sizes)
