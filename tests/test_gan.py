@@ -147,6 +147,16 @@ def test_the_penalty_of_a_quadratic_critic_at_samples(slope):
     assert abs(np.mean(excess[:6] ** 2) - penalty()) > 0.01  # the fake ones count
 
 
+def test_samples_leave_the_slope_between_supports_free():
+    """What the documentation warns of: a step between two distant clouds costs nothing there."""
+    real, fake = 5 + cloud(0, 64, (1,)), -5 - cloud(1, 64, (1,))
+    step = lambda x: 100 * jnp.tanh(10 * x[0])
+    penalty = lambda at: gan.gradient_penalty(step, real, fake, key=KEY, one_sided=True, at=at)
+    assert penalty("samples") < 1e-6
+    assert penalty("segments") > 100
+    assert gan.critic_loss(step, real, fake) < -150  # of measures at a distance of about ten
+
+
 @pytest.mark.parametrize("dtype", [jnp.float32, jnp.float64])
 def test_a_penalty_where_the_gradient_vanishes(dtype):
     """Exactly one, or nothing one-sided, and a derivative that is finite, of any order."""

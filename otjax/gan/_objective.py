@@ -87,7 +87,8 @@ class PenalisedWGAN(AbstractObjective):
         - `weight`: of the penalty, positive.
         - `one_sided`: whether slopes below 1 are free.
         - `at`: where slopes are penalised: on `"segments"` between real and fake samples, or at the
-            `"samples"` of both, which takes a third less work, and batches of any two sizes.
+            `"samples"` of both, which takes a third less work, and batches of any two sizes, but
+            is for measures whose supports overlap: see `gradient_penalty`.
 
         **Raises:** `ValueError` if `weight` is not a positive number, and for another `at`.
         """

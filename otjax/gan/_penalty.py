@@ -104,7 +104,9 @@ def gradient_penalty(
 
     The samples themselves, of both measures, can take the place of points between them: the ends of
     every path of the transport are among them, they need no pairs, and the values of the critic
-    come with its slopes. `PenalisedWGAN` says what to start from.
+    come with its slopes. Between two supports that are apart they leave the slope free, and the
+    estimate of W1 without a bound: there, as with the first samples of a generator, take segments.
+    `PenalisedWGAN` says what to start from.
 
     **Arguments:**
 
