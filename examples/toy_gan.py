@@ -47,7 +47,7 @@ from otjax.gan import (
     TrainState,
     WGAN,
 )
-from otjax.nn import LipschitzMLP, MLPCritic, MLPGenerator
+from otjax.nn import FourierFeatures, LipschitzMLP, MLPCritic, MLPGenerator
 
 
 Loss = Literal["w1", "w2", "wgan-gp", "wgan-lp", "lipschitz", "jensen-shannon"]
@@ -70,6 +70,7 @@ class Config(Options):
     width: int = 128  # of the three hidden layers of the generator, and the two of the critic
     learning_rate: float = 2e-3  # of the generator; it decays to zero by a cosine
     critic_learning_rate: float = 1e-3  # of the critic; it decays likewise
+    frequency: float = 6.0  # of the Fourier features that a critic reads, per unit of the plane
     penalty: float = 1.0  # weight of the gradient penalty
     epsilon: float = 0.01  # of w1 and w2: of the distance, or of its square
     output: Path = Path("outputs/toy_gan")  # directory for all that is written
@@ -162,14 +163,20 @@ def make_trainer(config: Config, objective: AbstractObjective) -> Trainer:
     )
 
 
+def make_critic(config: Config, key: Array) -> MLPCritic | LipschitzMLP:
+    if config.loss == "lipschitz":
+        return LipschitzMLP(2, width=config.width, key=key)
+    # Modes this narrow are beyond the reach of a network that reads nothing but coordinates.
+    key_features, key_layers = jr.split(key)
+    features = FourierFeatures(2, scale=config.frequency, key=key_features)
+    return MLPCritic(2, width=config.width, features=features, key=key_layers)
+
+
 def make_state(config: Config, trainer: Trainer) -> TrainState:
     key_generator, key_critic, key_steps = jr.split(jr.key(config.seed), 3)
     latent, width = config.latent + config.components, config.width
     generator = MLPGenerator(latent, 2, width=width, key=key_generator)
-    critic = None
-    if trainer.n_critic > 0:
-        kind = LipschitzMLP if config.loss == "lipschitz" else MLPCritic
-        critic = kind(2, width=width, key=key_critic)
+    critic = make_critic(config, key_critic) if trainer.n_critic > 0 else None
     return trainer.init(generator, critic, key=key_steps)
 
 

@@ -193,6 +193,15 @@ def test_toy_gan_runs(scripts, tmp_path, data):
     assert is_png(tmp_path / "samples.png") and is_png(tmp_path / "curves.png")
 
 
+def test_the_critic_of_the_toy_reads_frequencies_of_the_scale_asked_for(scripts):
+    toy = scripts["toy_gan"]
+    low, high = (
+        toy.make_critic(toy.Config(loss="wgan-gp", frequency=frequency), jax.random.key(0))
+        for frequency in (2.0, 6.0)
+    )
+    np.testing.assert_allclose(high.features.frequencies, 3 * low.features.frequencies, rtol=1e-6)
+
+
 def test_the_gradient_vanishes_for_one_loss_and_not_for_the_other(scripts, tmp_path, capsys):
     config = scripts["vanishing_gradients"].Config(
         distances=(0.5, 1.0), steps=400, batch=32, width=16, learning_rate=5e-3, output=tmp_path

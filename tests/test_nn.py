@@ -215,20 +215,20 @@ def test_the_widths_of_a_critic(options, sizes):
 
 
 def test_fourier_features():
-    """sin and cos of W x; every pair has length one, and differences tell how far x is from y."""
+    """x, sin and cos of W x; these pairs have length one, and tell how far x is from y."""
     x, y = jnp.array([0.3, -0.2]), jnp.array([0.4, 0.1])
     phases = np.asarray(FEATURES.frequencies) @ x
-    np.testing.assert_allclose(FEATURES(x), np.concatenate([np.sin(phases), np.cos(phases)]))
+    np.testing.assert_allclose(FEATURES(x), np.concatenate([x, np.sin(phases), np.cos(phases)]))
     # E cos(W (x - y)) is the characteristic function of the normal law of the frequencies.
     many = nn.FourierFeatures(2, 20_000, scale=3.0, key=KEY)
-    kernel = jnp.sum(many(x) * many(y)) / 20_000
+    kernel = jnp.sum(many(x)[2:] * many(y)[2:]) / 20_000
     np.testing.assert_allclose(kernel, np.exp(-9 * 0.1 / 2), atol=0.02)
 
 
 def test_a_critic_reads_features_that_are_not_trained():
     critic = nn.MLPCritic(2, width=8, features=FEATURES, key=KEY)
-    assert critic.layers[0].weight.shape == (8, 80)
-    plain = nn.MLPCritic(80, width=8, key=KEY)
+    assert critic.layers[0].weight.shape == (8, 82)
+    plain = nn.MLPCritic(82, width=8, key=KEY)
     x = jnp.array([0.3, -0.2])
     np.testing.assert_allclose(critic(x), plain(FEATURES(x)))
     gradient = eqx.filter_jit(eqx.filter_grad(lambda critic, x: critic(x)))(critic, x)

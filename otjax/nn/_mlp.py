@@ -63,14 +63,16 @@ class MLPGenerator(eqx.Module):
 
 
 class FourierFeatures(eqx.Module):
-    r"""Sines and cosines of a sample at random frequencies: the first layer of a critic.
+    r"""A sample, and its sines and cosines at random frequencies: the first layer of a critic.
 
-    $$x \mapsto \left(\sin(W x), \cos(W x)\right), \qquad W_{ij} \sim N(0, \mathrm{scale}^2)$$
+    $$x \mapsto \left(x, \sin(W x), \cos(W x)\right), \qquad W_{ij} \sim N(0, \mathrm{scale}^2)$$
 
     A network learns the coarse shape of a function first and its edges last; after these features,
     where samples have few dimensions, it learns both at once (Tancik et al. 2020,
-    arXiv:2006.10739). The frequencies are not trained: no gradient reaches them. Their slope is
-    about `scale`, so they are not for a critic that is bounded by its layers or by clipping.
+    arXiv:2006.10739). The sample itself gives a critic its slope where nothing is near: without it
+    a generator that has strayed is not called back. The frequencies are not trained: no gradient
+    reaches them. Their slope is about `scale`, so they are not for a critic that is bounded by its
+    layers or by clipping.
     """
 
     frequencies: Float[Array, "num in"]
@@ -79,7 +81,7 @@ class FourierFeatures(eqx.Module):
         """**Arguments:**
 
         - `in_size`: the size of a sample, as a vector.
-        - `num`: how many frequencies; there are twice as many features.
+        - `num`: how many frequencies, of two features each.
         - `scale`: the standard deviation of the frequencies, in radians per unit of the samples;
             1 / `scale` is about the length of the finest detail.
         - `key`: draws the frequencies.
@@ -96,7 +98,7 @@ class FourierFeatures(eqx.Module):
         """The features of one vector."""
         check_sample(x, self.frequencies.shape[1:])
         phases = lax.stop_gradient(self.frequencies) @ x
-        return jnp.concatenate([jnp.sin(phases), jnp.cos(phases)])
+        return jnp.concatenate([x, jnp.sin(phases), jnp.cos(phases)])
 
 
 def _widths(width: int | Sequence[int], depth: int | None) -> tuple[int, ...]:
@@ -164,7 +166,7 @@ class MLPCritic(eqx.Module):
                 raise ValueError(
                     f"`features` must be of samples of size {sizes[0]}, got size {in_size}."
                 )
-            sizes[0] = 2 * num
+            sizes[0] = in_size + 2 * num
         *keys, key_score = jr.split(key, len(sizes))
         hidden = [
             eqx.nn.Linear(above, below, key=key)
