@@ -120,8 +120,8 @@ SETTINGS = {
         60_000,
         batch=256,
         ema_decay=0.998,
-        text="SiLU; widths (512, 128) or, below 8 dimensions, the sample beside 64 Fourier features "
-        "and (128, 128); one-sided penalty of weight 30 at samples; Adam 3e-3, betas (0.9, 0.99), cosine decay; "
-        "average of weights",
+        text="SiLU; widths (512, 128) or, below 8 dimensions, the sample beside 64 Fourier "
+        "features and (128, 128); one-sided penalty of weight 30 at samples; Adam 3e-3, betas "
+        "(0.9, 0.99), cosine decay; average of weights",
     ),
 }
