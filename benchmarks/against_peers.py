@@ -48,6 +48,8 @@ class Options:
     """No run of a peer may take longer, in seconds."""
     give_up: float = 50.0
     """Nor longer than this many times the time of otjax, or three seconds."""
+    patience: dict[str, float] = dataclasses.field(default_factory=dict)
+    """Families that get other limits than these two, such as OTT-JAX 60, in seconds."""
     repeats: int = 3
     """Samples of a time, where one takes less than ten seconds."""
     data: tuple[str, ...] = ()
@@ -213,7 +215,8 @@ class Race:
                 prepared.add(contestant.family)
             begin = time.perf_counter()
             entry = Entry(contestant, worker, judge, row.target)
-            allowed = min(limit, 3 * family_best.get(contestant.family, math.inf) + 1.0)
+            most = options.patience.get(contestant.family, limit)
+            allowed = min(most, 3 * family_best.get(contestant.family, math.inf) + 1.0)
             self.search(entry, row, problem.x.shape, allowed)
             if entry.best is not None:
                 seconds = entry.best.seconds
