@@ -74,21 +74,27 @@ def _squared_distances(x: Float[Array, "n d"], y: Float[Array, "m d"]) -> Float[
     # |x|^2 - 2 x.y + |y|^2 cancels for points far from the origin: centre first. The squares as
     # two more coordinates make it one product, with no pass over the matrix for the sum.
     x, y = _centred(x, y)
-    one_x, one_y = jnp.ones_like(x[:, :1]), jnp.ones_like(y[:, :1])
-    x = jnp.concatenate([x, jnp.sum(jnp.square(x), axis=1, keepdims=True), one_x], axis=1)
-    y = jnp.concatenate([-2 * y, one_y, jnp.sum(jnp.square(y), axis=1, keepdims=True)], axis=1)
+    squares_x, squares_y = (jnp.sum(jnp.square(p), axis=1, keepdims=True) for p in (x, y))
+    x = _join(x, squares_x, jnp.ones_like(squares_x))
+    y = _join(-2 * y, jnp.ones_like(squares_y), squares_y)
     return jnp.maximum(jnp.matmul(x, y.T, precision=lax.Precision.HIGHEST), 0)
 
 
 @_squared_distances.defjvp
 def _squared_distances_jvp(primals, tangents):
-    """2 (x - y).(dx - dy) by matrix products: also the cheapest way to pull gradients back."""
+    """2 (x - y).(dx - dy) as two matrix products, also when gradients are pulled back: a sum over
+    the matrix is one more column of a product, not one more pass."""
     x, y = _centred(*primals)
-    dx, dy = tangents
+    dx, dy = (2 * tangent for tangent in tangents)
     product = partial(jnp.matmul, precision=lax.Precision.HIGHEST)
-    along = jnp.sum(x * dx, axis=1)[:, None] + jnp.sum(y * dy, axis=1)[None, :]
-    across = product(x, dy.T) + product(dx, y.T)
-    return _squared_distances(*primals), 2 * (along - across)
+    along_x, along_y = (jnp.sum(p * dp, axis=1, keepdims=True) for p, dp in ((x, dx), (y, dy)))
+    of_x = product(_join(along_x, -dx), _join(jnp.ones_like(along_y), y).T)
+    of_y = product(_join(jnp.ones_like(along_x), -x), _join(along_y, dy).T)
+    return _squared_distances(*primals), of_x + of_y
+
+
+def _join(*columns: Float[Array, "n _"]) -> Float[Array, "n _"]:
+    return jnp.concatenate(columns, axis=1)
 
 
 def _centred(
