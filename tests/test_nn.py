@@ -1,6 +1,8 @@
 """Generators and critics: shapes, and slopes that stay bounded whatever training does."""
 
 import functools as ft
+import subprocess
+import sys
 
 import equinox as eqx
 import hypothesis
@@ -292,6 +294,27 @@ def test_the_cayley_transform_of_a_skew_matrix():
 def test_the_derivative_of_the_cayley_transform(rows, columns):
     transform = jax.jit(lambda free: orthogonal(free))
     check_grads(transform, (jr.normal(KEY, (rows, columns)),), order=2, atol=1e-4, rtol=1e-4)
+
+
+MANY_TRANSFORMS = """
+import os
+if hasattr(os, "sched_setaffinity"):
+    os.sched_setaffinity(0, sorted(os.sched_getaffinity(0))[:2])
+import jax, jax.random as jr
+from otjax.nn._orthogonal import orthogonal
+
+@jax.jit
+def run(matrices):
+    step = lambda matrices, _: ([orthogonal(one @ one) for one in matrices], None)
+    return jax.lax.scan(step, matrices, None, length=100)[0]
+
+jax.block_until_ready(run([jr.normal(jr.key(i), (32, 64, 64)) for i in range(8)]))
+"""
+
+
+def test_batches_of_transforms_do_not_wait_for_each_other():
+    """In a process of its own, since one whose threads all wait for another cannot be stopped."""
+    subprocess.run([sys.executable, "-c", MANY_TRANSFORMS], check=True, timeout=100)
 
 
 def test_a_new_layer_is_in_general_position():

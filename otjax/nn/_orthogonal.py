@@ -1,5 +1,7 @@
 """Linear layers that are 1-Lipschitz whatever their parameters."""
 
+from functools import partial
+
 import equinox as eqx
 import jax
 import jax.lax as lax
@@ -7,6 +9,7 @@ import jax.numpy as jnp
 import jax.random as jr
 from jaxtyping import Array, Complex, Float, Inexact
 
+from .._control import in_turn
 from ._shapes import whole
 
 
@@ -38,8 +41,11 @@ def orthogonal(free: Inexact[Array, "*f m n"]) -> Inexact[Array, "*f m n"]:
 
 
 @jax.custom_jvp
-def _inverse(matrix: Array) -> Array:
-    return jnp.linalg.inv(matrix)
+def _inverse(matrix: Inexact[Array, "*f n n"]) -> Inexact[Array, "*f n n"]:
+    # A CPU inverts a batch in turn: batched LAPACK calls of jaxlib 0.10 share out their work to the
+    # threads that they run on, and when as many calls as threads do so at once, all wait for ever.
+    matrices = matrix.reshape(-1, *matrix.shape[-2:])
+    return jax.vmap(partial(in_turn, jnp.linalg.inv))(matrices).reshape(matrix.shape)
 
 
 @_inverse.defjvp
