@@ -3,6 +3,7 @@
 import math
 import pathlib
 import sys
+import unittest.mock
 
 import numpy as np
 import pytest
@@ -18,7 +19,7 @@ def peers(monkeypatch):
     from peers import contestants, measure, problems, report
 
     yield (contestants, measure, problems, report)
-    for name in [name for name in sys.modules if name.split(".")[0] == "peers"]:
+    for name in [name for name in sys.modules if name.split(".")[0] in ("peers", "against_peers")]:
         del sys.modules[name]
 
 
@@ -135,6 +136,49 @@ def test_the_summary_counts_the_best_option_and_every_loss(peers):
     missed["cells"][0] |= {"status": "not reached", "best_error": 1e-2}
     summary = report.summary({"rows": [*records, missed]})
     assert any("did not reach the target in 1 rows: missed" in line for line in summary)
+
+
+def test_a_library_may_get_more_time_than_the_others(peers, monkeypatch):
+    """otjax takes 10 ms, so others have the least that any gets, 3 s, or what `patience` says."""
+    _, measure, problems, _ = peers
+    import against_peers
+    from peers.worker import Attempt
+
+    limits = {}
+
+    def search(race, entry, row, shape, limit):
+        limits.setdefault(entry.contestant.family, limit)
+        if entry.contestant.family == "otjax":
+            entry.best, entry.samples = Attempt(1e-3, 0.01), [0.01]
+
+    monkeypatch.setattr(against_peers.Race, "search", search)
+    monkeypatch.setattr(against_peers, "installed", lambda family: True)
+    monkeypatch.setattr(against_peers, "in_turns", lambda *_: ())
+    monkeypatch.setattr(against_peers.Workers, "get", lambda *_: unittest.mock.Mock())
+    options = against_peers.Options(patience={"OTT-JAX": 60.0})
+    race = against_peers.Race(options, deadline=math.inf)
+    race.row(problems.Row("normal", 16, 2, 0.05, "float32"))
+    assert limits == {**dict.fromkeys(limits, 3.0), "otjax": 20.0, "OTT-JAX": 60.0}
+    assert len(limits) > 2
+
+
+@pytest.mark.parametrize("seconds", [[0.015, 0.001, 0.003, 0.002, 0.009, 0.002], [0.03]])
+def test_a_short_call_is_made_several_times(peers, monkeypatch, seconds):
+    """Its first time, after a pause, is that of the processor waking up, and does not count."""
+    contestants, *_ = peers
+    from peers import worker
+
+    made = []
+
+    def timed(run, setting):
+        made.append(setting)
+        return None, seconds[len(made) - 1]
+
+    monkeypatch.setattr(worker, "timed", timed)
+    answer = contestants.Answer(np.zeros(1), np.zeros(1), None)
+    found = worker.attempt(lambda setting: None, lambda output: answer, 0.5)
+    assert made == [0.5] * len(seconds)
+    assert found.seconds == (0.002 if len(seconds) > 1 else 0.03)
 
 
 def test_a_wrong_value_is_marked(peers):
