@@ -503,6 +503,13 @@ def test_an_icnn_is_convex(strength, seed, share, spread):
     assert product >= strength * jnp.sum(jnp.square(x - y)) - 1e-9
 
 
+def test_the_weights_of_an_icnn_are_drawn_independently():
+    model = nn.ICNN(3, width=200, key=KEY)
+    for passed, mixed in zip(model.passed[1:-1], model.mixed[:-1], strict=True):
+        correlations = np.corrcoef(passed.bias, np.asarray(mixed).T)[0, 1:]
+        assert np.abs(correlations).max() < 0.35  # five standard deviations
+
+
 def test_an_icnn_stays_convex_whatever_its_weights():
     model, *_ = convex(0.0)
     wild = jax.tree.map(lambda leaf: -5 * leaf, model)

@@ -466,6 +466,18 @@ def test_what_is_not_finite_is_seen(spoil):
     assert not metrics["finite"]
 
 
+def test_an_optimiser_that_stands_still_for_ever_is_seen():
+    """After one huge gradient Adam divides by infinity: all else is finite, and moves no more."""
+    trainer = pull_trainer(critic_optimiser=optax.adam(0.1))
+    state = pull_state(trainer)
+    with jax.numpy_dtype_promotion("standard"):
+        _, spoilt = trainer.critic_optimiser.update(jnp.array(1e200), state.critic_opt_state)
+    state = eqx.tree_at(lambda s: s.critic_opt_state, state, spoilt)
+    new, metrics = trainer.step(state, DATA)
+    assert new.critic == state.critic and jnp.isfinite(metrics["critic_loss"])
+    assert not metrics["finite"]
+
+
 # Bad input
 
 

@@ -9,7 +9,7 @@ import jax
 import jax.numpy as jnp
 from jaxtyping import Array, ArrayLike, Float
 
-from .._arrays import float_scalar, optional_positive_number, positive_number
+from .._arrays import optional_positive_number, positive_number
 from .._divergence import sinkhorn_divergence
 from .._ground_cost import GroundCost, SqEuclidean
 from .._results import RESULTS
@@ -38,20 +38,35 @@ class AbstractObjective(eqx.Module):
 
     @abc.abstractmethod
     def critic_loss(self, critic: Any, real: Array, fake: Array, *, key: Array) -> Loss:
-        """What the critic minimises, and metrics; `key` is for what is drawn on the way."""
+        """What the critic minimises.
+
+        **Arguments:**
+
+        - `critic`: what this game calls one, such as a map from one sample to a scalar.
+        - `real`, `fake`: samples, shapes (n, ...) and (m, ...).
+        - `key`: for what is drawn on the way.
+
+        **Returns:** the loss, and metrics: a dictionary of scalars.
+
+        **Raises:** `ValueError` for a critic or samples that do not fit.
+        """
 
     @abc.abstractmethod
     def generator_loss(self, critic: Any, real: Array, fake: Array) -> Loss:
-        """What the generator minimises, and metrics."""
+        """What the generator minimises, through `fake`; arguments and returns as `critic_loss`.
+
+        `critic` is None in a game without one.
+        """
 
 
 class WGAN(AbstractObjective):
     """The Wasserstein game, for a critic whose slope is bounded by other means.
 
     These are an optimiser that ends in `keep_params_within` (Arjovsky, Chintala and Bottou 2017,
-    arXiv:1701.07875), or a critic of layers that are 1-Lipschitz: `otjax.nn.LipschitzMLP`,
-    `otjax.nn.spectral_norm(...)`. The critic's metric is `w1`, the estimate of the distance, which
-    means something only where the slope is bounded by one.
+    arXiv:1701.07875), `otjax.nn.spectral_norm(...)`, or a critic of layers that are 1-Lipschitz:
+    `otjax.nn.LipschitzMLP`, `otjax.nn.LipschitzConv`. The critic's metric is `w1`, the estimate of
+    the distance, which means something only where the slope is bounded by one: the last kind alone
+    promises it.
     """
 
     def critic_loss(self, critic: Any, real: Array, fake: Array, *, key: Array) -> Loss:
@@ -202,7 +217,9 @@ class EntropicDualGAN(AbstractObjective):
 
     They maximise `entropic_dual` between real samples, at `f`, and fake ones, at `g`, by
     minibatches, and the generator minimises it. The critic's metric is `entropic_cost`, which
-    estimates the `value` of `otjax.solve` from below. Sources: see `entropic_dual`.
+    estimates the `value` of `otjax.solve` from below. Sources: see `entropic_dual`. That cost is
+    not debiased: at an `epsilon` that is not small the generator does best with samples nearer to
+    each other than the real ones, where those of `SinkhornGAN` match them.
     """
 
     epsilon: Float[Array, ""]
@@ -220,8 +237,7 @@ class EntropicDualGAN(AbstractObjective):
         if not isinstance(critic, tuple) or len(critic) != 2:
             raise ValueError(f"`critic` must be a pair of potentials, (f, g), got {critic!r}.")
         real, fake = real_and_fake(real, fake)
-        epsilon = float_scalar(self.epsilon, "epsilon", real.dtype)
-        return entropic_dual(*critic, real, fake, epsilon=epsilon, cost=self.cost)
+        return entropic_dual(*critic, real, fake, epsilon=self.epsilon, cost=self.cost)
 
     def critic_loss(self, critic: Any, real: Array, fake: Array, *, key: Array) -> Loss:
         del key

@@ -49,10 +49,12 @@ def _scores_and_norms(
     return values, jnp.where(positive, jnp.sqrt(jnp.where(positive, squared, 1)), 0)
 
 
-def _on_segments(
-    real: Float[Array, "n ..."], fake: Float[Array, "m ..."], key: Array | None
-) -> Float[Array, "n ..."]:
-    """A uniform point on the segment of each pair of a real and a fake sample."""
+def _points(
+    real: Float[Array, "n ..."], fake: Float[Array, "m ..."], key: Array | None, at: Where
+) -> Float[Array, "points ..."]:
+    """All samples, or a uniform point on the segment of each pair of a real and a fake one."""
+    if known_place(at) == "samples":
+        return jnp.concatenate([real, fake])
     if key is None:
         raise ValueError("`key` must be given to draw points on segments, or `at='samples'`.")
     if len(real) != len(fake):
@@ -78,10 +80,9 @@ def critic_loss_and_norms(
     At the samples both come from one pass, which spares a third of the work.
     """
     real, fake = real_and_fake(real, fake)
-    if known_place(at) == "segments":
-        norms = gradient_norms(critic, _on_segments(real, fake, key))
+    values, norms = _scores_and_norms(critic, _points(real, fake, key, at))
+    if at == "segments":
         return critic_loss(critic, real, fake), norms
-    values, norms = _scores_and_norms(critic, jnp.concatenate([real, fake]))
     return jnp.mean(values[len(real) :]) - jnp.mean(values[: len(real)]), norms
 
 
@@ -120,8 +121,5 @@ def gradient_penalty(
     different sizes and without a key.
     """
     real, fake = real_and_fake(real, fake)
-    if known_place(at) == "segments":
-        points = _on_segments(real, fake, key)
-    else:
-        points = jnp.concatenate([real, fake])
+    points = _points(real, fake, key, at)
     return slope_penalty(gradient_norms(critic, points), one_sided)

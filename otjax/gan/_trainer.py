@@ -28,7 +28,9 @@ Data: TypeAlias = ArrayLike | Callable[[Array], Array]
 class TrainState(eqx.Module):
     """All that a training step reads and writes besides the data.
 
-    Saved whole, by `equinox.tree_serialise_leaves`, it resumes to the same bits.
+    Saved whole, by `equinox.tree_serialise_leaves`, it resumes to the same bits. `ema` is a whole
+    generator, of averaged parameters: draw samples from it. `step` counts steps, and `key` is
+    the data of the key that `init` was given, of which every step derives its own.
     """
 
     generator: PyTree
@@ -136,7 +138,8 @@ class Trainer(eqx.Module):
         )
 
     def init_critic(self, critic: PyTree) -> PyTree:
-        """The state of the critic's optimiser before the first step; None without one."""
+        """The state of the critic's optimiser before the first step of `critic`, a model as in
+        `init`; None without an optimiser."""
         return (
             None if self.critic_optimiser is None else self.critic_optimiser.init(trained(critic))
         )
@@ -158,7 +161,7 @@ class Trainer(eqx.Module):
 
         **Returns:** the new state and metrics, all scalars: `generator_loss`; `critic_loss` and the
         objective's own metrics, those of the critic from its last update; and `finite`, whether the
-        losses and the new parameters are. A state that is not finite cannot be trained further:
+        losses and all of the new state are. A state that is not finite cannot be trained further:
         keep the one before.
 
         **Raises:** `ValueError` for data that are empty, fewer than a batch, or unlike the
@@ -177,7 +180,6 @@ class Trainer(eqx.Module):
             loss_fn, self.generator_optimiser, state.generator, state.generator_opt_state
         )
         metrics = {**critic_metrics, **metrics, "generator_loss": loss}
-        metrics["finite"] = all_finite((generator, critic, metrics))
         new = TrainState(
             generator=generator,
             critic=critic,
@@ -187,6 +189,8 @@ class Trainer(eqx.Module):
             step=state.step + 1,
             key=state.key,
         )
+        # The optimisers' states too: after moments that overflowed, a model stands still for ever.
+        metrics["finite"] = all_finite((new, metrics))
         return new, metrics
 
     def update_critic(
@@ -204,6 +208,8 @@ class Trainer(eqx.Module):
         - `key`: for what the objective draws, such as the points of a penalty.
 
         **Returns:** the new critic, the new state, and metrics at the old critic.
+
+        **Raises:** `ValueError` without a critic's optimiser, and what the objective raises.
         """
 
         def loss_fn(critic: PyTree) -> tuple[Array, Metrics]:

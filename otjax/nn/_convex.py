@@ -53,16 +53,16 @@ class ICNN(eqx.Module):
             )
         self.strong_convexity = float(strong_convexity)
         sizes = [*[whole(width, "width")] * whole(depth, "depth"), 1]
-        keys = jr.split(key, len(sizes))
+        key_passed, key_mixed = jr.split(key)
         self.passed = tuple(
             eqx.nn.Linear(self.in_size, size, key=key)
-            for size, key in zip(sizes, keys, strict=True)
+            for size, key in zip(sizes, jr.split(key_passed, len(sizes)), strict=True)
         )
         # Weights near 1 / width: a mean of the layer before, which keeps the scale.
         start = jnp.log(jnp.expm1(1 / width))
         self.mixed = tuple(
-            start + jr.normal(jr.fold_in(key, 1), (size, width))
-            for size, key in zip(sizes[1:], keys[1:], strict=True)
+            start + jr.normal(key, (size, width))
+            for size, key in zip(sizes[1:], jr.split(key_mixed, len(sizes) - 1), strict=True)
         )
 
     def __call__(self, x: Float[Array, " in"]) -> Float[Array, ""]:

@@ -71,8 +71,8 @@ class FourierFeatures(eqx.Module):
     where samples have few dimensions, it learns both at once (Tancik et al. 2020,
     arXiv:2006.10739). The sample itself gives a critic its slope where nothing is near: without it
     a generator that has strayed is not called back. The frequencies are not trained: no gradient
-    reaches them. Their slope is about `scale`, so they are not for a critic that is bounded by its
-    layers or by clipping.
+    reaches them; keep them from an optimiser's weight decay by its mask. Their slope is about
+    `scale`, so they are not for a critic that is bounded by its layers or by clipping.
     """
 
     frequencies: Float[Array, "num in"]
@@ -95,7 +95,7 @@ class FourierFeatures(eqx.Module):
         self.frequencies = scale * jr.normal(key, shape)
 
     def __call__(self, x: Float[Array, " in"]) -> Float[Array, " features"]:
-        """The features of one vector."""
+        """The features of one vector, in + 2 num of them."""
         check_sample(x, self.frequencies.shape[1:])
         phases = lax.stop_gradient(self.frequencies) @ x
         return jnp.concatenate([x, jnp.sin(phases), jnp.cos(phases)])

@@ -73,7 +73,8 @@ class SpectralNorm(eqx.Module):
         self.layer = layer
 
     def __call__(self, x: Array, *, key: Array | None = None) -> Array:
-        """Applies the layer with its weight normalised."""
+        """Applies the layer, with its weight normalised, to what the layer takes; `key` is not used
+        by these layers, and is there for `equinox.nn.Sequential`."""
         weight: Any = getattr(self.layer, "weight")  # noqa: B009
         normalised = weight / spectral_bound(weight.reshape(len(weight), -1))
         layer: Any = eqx.tree_at(lambda layer: layer.weight, self.layer, normalised)
@@ -85,6 +86,10 @@ _NORMALISED = (eqx.nn.Linear, eqx.nn.Conv, eqx.nn.ConvTranspose)
 
 def spectral_norm(model: Model) -> Model:
     """The model with each of its linear and convolutional layers of Equinox in a `SpectralNorm`.
+
+    A fully connected model whose activations are 1-Lipschitz, such as `jax.nn.relu`, is so as a
+    whole. The default of our critics, `jax.nn.silu`, has a slope of up to 1.1, once for each
+    hidden layer, and convolutions may have more than one: see `SpectralNorm`.
 
     **Arguments:**
 
