@@ -238,7 +238,8 @@ def main(config: Config) -> None:
         config.output.mkdir(parents=True, exist_ok=True)
     except OSError as error:
         fail(f"--output is no directory to write to: {error}.")
-    print(f"device: {jax.devices()[0].device_kind} ({jax.default_backend()})")
+    device, precision = jax.devices()[0].device_kind, jnp.result_type(float)
+    print(f"device: {device} ({jax.default_backend()}); precision: {precision}")
 
     begin = time.perf_counter()
     state = train(config, state, jnp.asarray(data), checkpoint)

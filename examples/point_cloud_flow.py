@@ -109,7 +109,8 @@ def main(config: Config) -> None:
     shape = shape - shape.mean(axis=0)
     y = jnp.asarray(shape / np.sqrt(np.square(shape).sum(axis=1).mean()), jnp.float32)
     x = jnp.asarray(ball(rng, len(y)), jnp.float32)
-    print(f"device: {jax.devices()[0].device_kind} ({jax.default_backend()})")
+    device, precision = jax.devices()[0].device_kind, jnp.result_type(float)
+    print(f"device: {device} ({jax.default_backend()}); precision: {precision}")
 
     clouds, unconverged = [np.asarray(x)], 0
     for _ in (bar := trange(config.stages, unit="stage")):

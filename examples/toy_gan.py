@@ -70,7 +70,7 @@ class Config(Options):
     width: int = 128  # of the three hidden layers of the generator, and the two of the critic
     learning_rate: float = 2e-3  # of the generator; it decays to zero by a cosine
     critic_learning_rate: float = 1e-3  # of the critic; it decays likewise
-    frequency: float = 6.0  # of the Fourier features that a critic reads, per unit of the plane
+    frequency: float = 10.0  # of the Fourier features that a critic reads, per unit of the plane
     penalty: float = 1.0  # weight of the gradient penalty
     epsilon: float = 0.01  # of w1 and w2: of the distance, or of its square
     output: Path = Path("outputs/toy_gan")  # directory for all that is written
