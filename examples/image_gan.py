@@ -2,7 +2,7 @@
 
     python examples/image_gan.py                             # WGAN-GP on 8 x 8 digits, minutes
     python examples/image_gan.py --loss w2 wgan-gp           # the same generator, in turn: a table
-    python examples/image_gan.py --data train-images-idx3-ubyte.gz --network conv    # MNIST
+    python examples/image_gan.py --data train-images-idx3-ubyte.gz --network conv --width 32 # MNIST
     python examples/image_gan.py --resume                    # on from the checkpoint, bit for bit
 
 Each loss has its directory under the output directory, with `samples.png`, `curves.png` and
@@ -39,7 +39,7 @@ from common import (
     start,
     train,
 )
-from evaluation import evaluate, fit_classifier, fitted_gaussian, print_table
+from evaluation import evaluate, fit_classifier, fitted_gaussian, MOST_POINTS, print_table
 from jaxtyping import Array, Float
 
 from otjax.gan import (
@@ -86,6 +86,12 @@ def many_images(images: Float[Array, "n ..."], key: Array) -> Float[Array, "m ..
     if len(images) <= W2_DATA_BATCH:
         return images
     return jr.choice(key, images, (W2_DATA_BATCH,), replace=False)
+
+
+def num_compared(images: Images) -> int:
+    """How many samples are drawn: as many as there are training images, and no more than are
+    evaluated."""
+    return min(len(images.train), MOST_POINTS)
 
 
 class Game(NamedTuple):
@@ -203,7 +209,7 @@ def run(config: Config, loss: Loss, images: Images) -> np.ndarray | None:
         return None
     # A key that no training step has used.
     key = jr.fold_in(jr.wrap_key_data(progress.state.key), config.steps)
-    latents = jax.vmap(trainer.latent)(jr.split(key, len(images.train)))
+    latents = jax.vmap(trainer.latent)(jr.split(key, num_compared(images)))
     generate = eqx.filter_jit(lambda generator, latents: jax.vmap(generator)(latents))
     samples = np.asarray(generate(progress.state.ema, latents))
     panels = {"generated": samples, "real, never seen": images.test}
@@ -227,7 +233,7 @@ def main(config: Config) -> None:
         return
 
     clouds["training set (floor)"] = images.train
-    clouds["Gaussian, clipped"] = fitted_gaussian(images.train, len(images.train), config.seed)
+    clouds["Gaussian, clipped"] = fitted_gaussian(images.train, num_compared(images), config.seed)
     classifier = None
     if images.train_labels is not None and images.test_labels is not None:
         classifier = fit_classifier(images.train, images.train_labels)

@@ -209,7 +209,7 @@ def main(config: Config) -> None:
     report_device()
 
     begin = time.perf_counter()
-    batches = jax.tree_util.Partial(mixture)
+    batches = jax.tree_util.Partial(Mixture.__call__, mixture)
     progress = train(config, lambda step: trainer, progress, batches, path, names)
     seconds = time.perf_counter() - begin
     if int(progress.state.step) < config.steps:

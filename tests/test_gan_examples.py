@@ -8,13 +8,19 @@ import importlib.util
 import json
 import math
 import sys
+from collections.abc import Callable
 from pathlib import Path
+from typing import Any, NamedTuple
 
+import equinox as eqx
 import jax
+import jax.numpy as jnp
 import numpy as np
+import optax
 import pytest
 
-from otjax.gan import Trainer
+import otjax
+from otjax.gan import JensenShannonGAN, PenalisedWGAN, SinkhornGAN, Trainer, WGAN
 
 
 EXAMPLES = str(Path(__file__).parents[1] / "examples")
@@ -123,7 +129,7 @@ def test_image_gan_resumes_bitwise_and_compiles_its_step_once(scripts, tmp_path,
     assert "is not a checkpoint of this script" in message
 
 
-def test_image_gan_plays_the_other_games_on_an_idx_file(scripts, tmp_path, capsys):
+def test_image_gan_plays_the_other_games_on_an_idx_file(scripts, tmp_path, traces, capsys):
     rng = np.random.default_rng(0)
     images, labels = rng.integers(0, 256, (60, 8, 8), np.uint8), np.arange(60, dtype=np.uint8) % 2
     path = tmp_path / "t-images-idx3-ubyte.gz"
@@ -134,6 +140,7 @@ def test_image_gan_plays_the_other_games_on_an_idx_file(scripts, tmp_path, capsy
     scripts["image_gan"].main(
         tiny_image_config(scripts, data=str(path), loss=losses, output=output)
     )
+    assert len(traces) == len(losses)  # also of w2, whose epsilon changes at each step
     table = json.loads((output / "table.json").read_text())["table"]
     assert set(losses) < set(table)
     assert "classes" in table["w2"]
@@ -176,7 +183,7 @@ def test_a_broken_step_ends_the_run_and_keeps_the_checkpoint(scripts, tmp_path):
 
 
 @pytest.mark.parametrize("data", ["grid", "roll"])
-def test_toy_gan_runs(scripts, tmp_path, data):
+def test_toy_gan_runs_and_compiles_its_step_once(scripts, tmp_path, traces, data):
     # The game is the default's in the first case, whose solver takes long to compile.
     loss = {"grid": "w1", "roll": "lipschitz"}[data]
     scripts["toy_gan"].main(
@@ -184,6 +191,7 @@ def test_toy_gan_runs(scripts, tmp_path, data):
             data=data, loss=loss, steps=2, batch=8, width=4, components=2, output=tmp_path
         )
     )
+    assert len(traces) == 1
     table = json.loads((tmp_path / "table.json").read_text())["table"]
     floor, gaussian = table["other real (floor)"], table["Gaussian"]
     assert floor["modes found"] == floor["of"] >= gaussian["modes found"]
@@ -191,6 +199,174 @@ def test_toy_gan_runs(scripts, tmp_path, data):
     assert floor["good"] > 0.95 > 0.5 > gaussian["good"]
     assert floor["W2^2"] < gaussian["W2^2"]
     assert is_png(tmp_path / "samples.png") and is_png(tmp_path / "curves.png")
+
+
+class Handed(NamedTuple):
+    """What a script hands to its training loop."""
+
+    trainer: Any  # of the first step
+    trainer_at: Callable[[int], Any]
+    state: Any
+    data: Any
+    names: tuple[str, ...]
+
+
+@pytest.fixture
+def handed_to_training(scripts, monkeypatch, tmp_path):
+    """Runs a script up to its training, of which none is done; one `Handed` for each loss."""
+
+    def handed_to_training(script, **options) -> list[Handed]:
+        calls = []
+
+        def train(options, trainer_at, progress, data, path, names):
+            calls.append(Handed(trainer_at(0), trainer_at, progress.state, data, names))
+            return progress
+
+        monkeypatch.setattr(scripts[script], "train", train)
+        small = {"batch": 8, "width": 4, "output": tmp_path}
+        scripts[script].main(scripts[script].Config(**(small | options)))
+        return calls
+
+    return handed_to_training
+
+
+def learning_rates(optimiser: optax.GradientTransformation, num: int) -> np.ndarray:
+    """Those of the first steps of Adam, whose steps at a constant gradient are the rate."""
+    one = jnp.ones(())
+    state, steps = optimiser.init(one), []
+    update = jax.jit(optimiser.update)
+    for _ in range(num):
+        step, state = update(one, state, one)
+        steps.append(-step)
+    return np.array(steps)
+
+
+def cosine(rate: float, num: int) -> np.ndarray:
+    return rate * (1 + np.cos(np.pi * np.arange(num + 1) / num)) / 2
+
+
+@pytest.mark.parametrize(("script", "loss"), [("image_gan", ("wgan-gp",)), ("toy_gan", "wgan-gp")])
+def test_a_training_run_is_as_long_and_as_fast_as_asked_for(handed_to_training, script, loss):
+    (game,) = handed_to_training(
+        script,
+        loss=loss,
+        steps=2,
+        n_critic=3,
+        batch=9,
+        latent=4,
+        learning_rate=0.2,
+        critic_learning_rate=0.4,
+    )
+    trainer = game.trainer
+    assert (trainer.n_critic, trainer.batch_size, trainer.latent.gaussian) == (3, 9, 4)
+    generator, critic = trainer.generator_optimiser, trainer.critic_optimiser
+    np.testing.assert_allclose(learning_rates(generator, 3), cosine(0.2, 2), atol=1e-6)
+    np.testing.assert_allclose(learning_rates(critic, 7), cosine(0.4, 6), atol=1e-6)
+
+
+def test_the_penalties_and_the_clipping_of_image_gan_are_those_asked_for(handed_to_training):
+    losses = ("wgan-gp", "wgan-lp", "wgan-clip", "w2")
+    two_sided, one_sided, clipped, w2 = handed_to_training(
+        "image_gan", loss=losses, penalty=3.0, clip=0.01, n_critic=2
+    )
+    for game in two_sided, one_sided:
+        assert isinstance(game.trainer.objective, PenalisedWGAN)
+        assert float(game.trainer.objective.weight) == 3
+    assert not two_sided.trainer.objective.one_sided and one_sided.trainer.objective.one_sided
+    assert [game.trainer.n_critic for game in (clipped, w2)] == [2, 0]
+
+    def largest_weight(game: Handed) -> float:
+        """Of the critic, after one update."""
+        critic = eqx.filter(game.state.critic, eqx.is_inexact_array)
+        updates, _ = game.trainer.critic_optimiser.update(
+            critic, game.state.critic_opt_state, critic
+        )
+        leaves = jax.tree.leaves(optax.apply_updates(critic, updates))
+        return max(float(abs(leaf).max()) for leaf in leaves)
+
+    assert largest_weight(clipped) == pytest.approx(0.01, rel=1e-5)
+    assert largest_weight(two_sided) > 0.1
+
+
+def test_epsilon_falls_from_a_tenth_of_the_variance_to_what_is_asked_for(
+    scripts, handed_to_training
+):
+    options = {"loss": ("w2",), "epsilon": 0.004, "steps": 8}
+    (game,) = handed_to_training("image_gan", **options)
+    variance = scripts["image_gan"].load_images("digits").train.var(axis=0).sum()
+    epsilons = [game.trainer_at(step).objective.epsilon / variance for step in range(8)]
+    # By equal factors, and constant over the last quarter.
+    np.testing.assert_allclose(epsilons[:7], np.geomspace(0.1, 0.004, 7), rtol=1e-5)
+    np.testing.assert_allclose(epsilons[6:], 0.004, rtol=1e-5)
+    # Where the trainer is made there is no annealing.
+    script = scripts["image_gan"]
+    objective = script.make_game(script.Config(**options), "w2", 5.0).objective
+    assert float(objective.epsilon) == pytest.approx(0.02)
+
+
+def test_no_more_images_are_drawn_than_are_compared(scripts, tmp_path, monkeypatch):
+    script, lengths = scripts["image_gan"], []
+
+    def train(options, trainer_at, progress, *rest):
+        return eqx.tree_at(lambda p: p.state.step, progress, jnp.asarray(options.steps))
+
+    def evaluate(images, test, classifier):
+        lengths.append(len(images))
+        return {}
+
+    for name, value in {"train": train, "evaluate": evaluate, "MOST_POINTS": 20}.items():
+        monkeypatch.setattr(script, name, value)
+    for name in ("draw_images", "draw_curves"):
+        monkeypatch.setattr(script, name, lambda *args: None)
+    path = tmp_path / "images.idx"
+    path.write_bytes(idx_bytes(np.random.default_rng(0).integers(0, 256, (40, 8, 8), np.uint8)))
+    script.main(tiny_image_config(scripts, data=str(path), output=tmp_path / "out"))
+    # Generated, of the training set, and Gaussian.
+    assert lengths == [20, 30, 20]
+
+
+TOY_GAMES = {
+    "w1": (SinkhornGAN, {"epsilon": 0.02, "cost": otjax.Euclidean()}),
+    "w2": (SinkhornGAN, {"epsilon": 0.02, "cost": otjax.SqEuclidean()}),
+    "wgan-gp": (PenalisedWGAN, {"weight": 3, "one_sided": False}),
+    "wgan-lp": (PenalisedWGAN, {"weight": 3, "one_sided": True}),
+    "lipschitz": (WGAN, {}),
+    "jensen-shannon": (JensenShannonGAN, {"saturating": False}),
+}
+
+
+@pytest.mark.parametrize("loss", TOY_GAMES)
+def test_toy_gan_plays_the_game_asked_for(handed_to_training, loss):
+    (game,) = handed_to_training(
+        "toy_gan", loss=loss, penalty=3.0, epsilon=0.02, n_critic=2, components=2
+    )
+    kind, fields = TOY_GAMES[loss]
+    trainer = game.trainer
+    assert type(trainer.objective) is kind
+    for name, value in fields.items():
+        field = getattr(trainer.objective, name)
+        assert (field if name == "cost" else pytest.approx(float(field))) == value
+    assert trainer.n_critic == (0 if kind is SinkhornGAN else 2)
+    assert (type(game.state.critic).__name__ == "LipschitzMLP") == (loss == "lipschitz")
+    # The step fits its parts together, and measures what is drawn.
+    _, metrics = eqx.filter_eval_shape(trainer.step, game.state, game.data)
+    assert {*game.names, "finite"} <= set(metrics)
+
+
+def test_toy_gan_draws_the_points_asked_for(handed_to_training):
+    points, radii, angles = {}, {}, {}
+    for data in ("eight", "grid", "roll"):
+        (game,) = handed_to_training("toy_gan", data=data, components=2, batch=100)
+        points[data] = np.asarray(game.data(jax.random.key(0)))
+        assert points[data].shape == (100, 2)
+        radii[data] = np.linalg.norm(points[data], axis=1)
+        angles[data] = np.arctan2(points[data][:, 1], points[data][:, 0])
+    # Within 6 sigma: on the circle of radius 2, and on whole numbers.
+    np.testing.assert_allclose(radii["eight"], 2, atol=0.3)
+    np.testing.assert_allclose(points["grid"], points["grid"].round(), atol=0.3)
+    # On a spiral of slope 2 / (4.5 pi) the angle is told by the radius, but for whole turns.
+    turns = (radii["roll"] * 2.25 * np.pi - angles["roll"]) / (2 * np.pi)
+    np.testing.assert_allclose(turns, turns.round(), atol=0.3)
 
 
 def test_the_critic_of_the_toy_reads_frequencies_of_the_scale_asked_for(scripts):
