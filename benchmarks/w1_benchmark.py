@@ -64,8 +64,9 @@ def checked(options: Options) -> Options:
     **Raises:** `ValueError`, naming the option.
     """
     unknown = sorted(set(options.critics) - set(SETTINGS))
-    if unknown:
-        raise ValueError(f"`critics` must be of {', '.join(SETTINGS)}, got {', '.join(unknown)}.")
+    if unknown or not options.critics:
+        got = ", ".join(unknown) or "none"
+        raise ValueError(f"`critics` must be of {', '.join(SETTINGS)}, got {got}.")
     for name in ("dims", "funnel_counts"):
         numbers = getattr(options, name)
         if not numbers or min(numbers) < 1:
@@ -76,6 +77,8 @@ def checked(options: Options) -> Options:
             raise ValueError(f"`{name}` must be at least 1, got {number}.")
     if not options.budget_fraction > 0:
         raise ValueError(f"`budget_fraction` must be positive, got {options.budget_fraction}.")
+    if options.seed < 0:
+        raise ValueError(f"`seed` must not be negative, got {options.seed}.")
     if options.funnels is not None and not options.funnels.is_file():
         raise ValueError(f"`funnels` must be a file, got {options.funnels}.")
     return options

@@ -10,14 +10,29 @@ import jax.lax as lax
 import jax.numpy as jnp
 import jax.random as jr
 import optax
-from jaxtyping import Array, Float
+from jaxtyping import Array
 from tqdm import tqdm
+
+from otjax import gan
 
 from . import funnels as w1
 from .critics import Setting
 
 
 SAMPLES = 32_768  # of each measure, for scores; 4096 as published leaves an error of 2 % in W1
+
+
+class Keys(NamedTuple):
+    """Independent keys, one for each pair along a first axis: of weights, training and scores."""
+
+    init: Array
+    train: Array
+    score: Array
+
+
+def keys_of(seed: int, count: int) -> Keys:
+    """All keys of a run; no other is made of `seed`, lest two of them be the same."""
+    return Keys(*jr.split(jr.key(seed), (3, count)))
 
 
 class State(NamedTuple):
@@ -42,30 +57,33 @@ def train(
 ) -> Trained:
     """Trains one critic for each pair, all pairs in one compiled scan of `chunk` updates."""
     count, _, dim = pairs.centres.shape
-    optimiser = setting.optimiser(setting.updates)
-    keys = jr.split(jr.key(seed), (2, count))
-    critics = eqx.filter_vmap(lambda key: setting.network(dim, key))(keys[0])
+    keys = keys_of(seed, count)
+    trainer = gan.Trainer(
+        setting.objective,
+        generator_optimiser=optax.identity(),  # there is no generator
+        critic_optimiser=setting.optimiser(setting.updates),
+        latent=1,
+        batch_size=setting.batch,
+    )
+    critics = eqx.filter_vmap(lambda key: setting.network(dim, key))(keys.init)
     arrays, static = eqx.partition(critics, eqx.is_inexact_array)
 
-    def loss(arrays: Any, pair: w1.Funnels, key: Array) -> Float[Array, ""]:
-        key_real, key_fake, key_loss = jr.split(key, 3)
+    def update(state: State, pair: w1.Funnels, step: Array) -> tuple[State, Array]:
+        key_real, key_fake, key_loss = jr.split(jr.fold_in(state.key, step), 3)
         # Independent samples: which of them belong together is what a critic must find out.
         real = w1.moved(pair, w1.uniform(key_real, setting.batch, dim))
         fake = w1.uniform(key_fake, setting.batch, dim)
-        critic = eqx.combine(arrays, static)
-        return setting.objective.critic_loss(critic, real, fake, key=key_loss)[0]
-
-    def update(state: State, pair: w1.Funnels, step: Array) -> tuple[State, Array]:
-        value, gradient = jax.value_and_grad(loss)(state.critic, pair, jr.fold_in(state.key, step))
-        updates, opt_state = optimiser.update(gradient, state.opt_state, state.critic)
-        critic = optax.apply_updates(state.critic, updates)
+        critic, opt_state, metrics = trainer.update_critic(
+            eqx.combine(state.critic, static), state.opt_state, real, fake, key=key_loss
+        )
+        critic = eqx.filter(critic, eqx.is_inexact_array)
         # The average forgets the first critics sooner.
         decay = jnp.minimum(setting.ema_decay, step / (step + 10))
         ema = optax.incremental_update(critic, state.ema, 1 - decay)
-        return State(critic, ema, opt_state, state.key), value
+        return State(critic, ema, opt_state, state.key), metrics["critic_loss"]
 
-    @eqx.filter_jit(donate="all")
-    def some_updates(states: State, pairs: w1.Funnels, steps: Array) -> tuple[State, Array]:
+    @eqx.filter_jit(donate="all-except-first")
+    def some_updates(pairs: w1.Funnels, states: State, steps: Array) -> tuple[State, Array]:
         def all_pairs(states: State, step: Array) -> tuple[State, Array]:
             states, values = jax.vmap(update, (0, 0, None))(states, pairs, step)
             return states, values
@@ -73,7 +91,7 @@ def train(
         states, values = lax.scan(all_pairs, states, steps)
         return states, values[-1]
 
-    states = State(arrays, arrays, jax.vmap(optimiser.init)(arrays), keys[1])
+    states = State(arrays, arrays, jax.vmap(trainer.init_critic)(arrays), keys.train)
     states = jax.tree.map(jnp.copy, states)
     times = []
     starts = range(0, setting.updates, chunk)
@@ -81,9 +99,7 @@ def train(
         for start in starts:
             stop = min(start + chunk, setting.updates)
             begin = time.perf_counter()
-            states, values = some_updates(
-                states, jax.tree.map(jnp.copy, pairs), jnp.arange(start, stop)
-            )
+            states, values = some_updates(pairs, states, jnp.arange(start, stop))
             values = jax.block_until_ready(values)
             times.append(time.perf_counter() - begin)
             if not bool(jnp.all(jnp.isfinite(values))):
@@ -133,8 +149,7 @@ def evaluate(trained: Trained, pairs: w1.Funnels, seed: int, size: int = SAMPLES
             jnp.max(slopes),
         )
 
-    # Its own stream: training derives its keys from those of `seed`.
-    keys = jr.split(jr.fold_in(jr.key(seed), 1), count)
+    keys = keys_of(seed, count).score
     one = eqx.filter_jit(scores)
     found = []
     for i in range(count):
