@@ -10,6 +10,7 @@ by side. The records say exactly what was run; a record of the same pair and cri
 
 import datetime
 import json
+import math
 import pathlib
 import sys
 from dataclasses import dataclass
@@ -75,25 +76,30 @@ def checked(options: Options) -> Options:
         number = getattr(options, name)
         if number is not None and number < 1:
             raise ValueError(f"`{name}` must be at least 1, got {number}.")
-    if not options.budget_fraction > 0:
-        raise ValueError(f"`budget_fraction` must be positive, got {options.budget_fraction}.")
-    if options.seed < 0:
-        raise ValueError(f"`seed` must not be negative, got {options.seed}.")
+    if not 0 < options.budget_fraction < math.inf:
+        raise ValueError(
+            f"`budget_fraction` must be positive and finite, got {options.budget_fraction}."
+        )
+    if not 0 <= options.seed < 2**32:
+        raise ValueError(f"`seed` must be from 0 to 2^32 - 1, got {options.seed}.")
     if options.funnels is not None and not options.funnels.is_file():
         raise ValueError(f"`funnels` must be a file, got {options.funnels}.")
     return options
 
 
-def run(dim: int, critic: str, options: Options) -> list[dict[str, Any]]:
-    """The records of one critic on all pairs of one dimension."""
-    setting = limited(SETTINGS[critic], options)
-    pairs = [
+def pairs_of(dim: int, options: Options) -> list[w1.Funnels]:
+    return [
         w1.draw(dim, count, options.seed)
         if options.funnels is None
         else w1.load(options.funnels, dim, count)
         for count in options.funnel_counts
     ]
-    stacked = w1.stacked(pairs)
+
+
+def run(dim: int, critic: str, options: Options) -> list[dict[str, Any]]:
+    """The records of one critic on all pairs of one dimension."""
+    setting = limited(SETTINGS[critic], options)
+    stacked = w1.stacked(pairs_of(dim, options))
     trained = train(setting, stacked, options.seed, label=f"D={dim} {critic}")
     scores = evaluate(trained, stacked, options.seed)
     common = {
@@ -128,6 +134,18 @@ def merged(old: list[dict[str, Any]], new: list[dict[str, Any]]) -> list[dict[st
     return [records[k] for k in sorted(records)]
 
 
+def earlier(output: pathlib.Path) -> list[dict[str, Any]]:
+    """The records that the output has, before hours are spent on more of them.
+
+    **Raises:** `ValueError`, naming the option, if it has something else or cannot be written.
+    """
+    try:
+        output.parent.mkdir(parents=True, exist_ok=True)
+        return json.loads(output.read_text())["records"] if output.exists() else []
+    except (KeyError, OSError, TypeError, ValueError) as error:
+        raise ValueError(f"`output` must be a file of records, or new, got {output}.") from error
+
+
 def main() -> int:
     options = tyro.cli(Options, description=__doc__)
     try:
@@ -137,14 +155,15 @@ def main() -> int:
         suffix = "-quick" if options.quick else ""
         default = f"w1_{describe_device()['slug']}{suffix}.json"
         output = options.output or pathlib.Path(__file__).parent / "results" / default
-        records = json.loads(output.read_text())["records"] if output.exists() else []
+        for dim in options.dims:
+            pairs_of(dim, options)  # a file without one of them is refused before any training
+        records = earlier(output)
         for dim in options.dims:
             for critic in options.critics:
                 new = run(dim, critic, options)
                 for record in new:
                     print(progress_line(record), flush=True)
                 records = merged(records, new)
-                output.parent.mkdir(parents=True, exist_ok=True)
                 output.write_text(json.dumps({"records": records}, indent=1) + "\n")
     except (ValueError, FloatingPointError) as error:
         print(f"error: {error}", file=sys.stderr)

@@ -85,10 +85,14 @@ def check_options(options: Options) -> None:
     for name, value in dataclasses.asdict(options).items():
         if type(value) in (int, float) and name != "seed" and not 0 < value < math.inf:
             fail(f"--{name.replace('_', '-')} must be positive and finite, got {value}.")
-    if options.seed < 0:
-        fail(f"--seed must not be negative, got {options.seed}.")
+    check_seed(options.seed)
     if options.stop_after is not None and options.stop_after > options.steps:
         fail(f"--stop-after must be at most --steps={options.steps}, got {options.stop_after}.")
+
+
+def check_seed(seed: int) -> None:
+    if not 0 <= seed < 2**32:
+        fail(f"--seed must be from 0 to 2^32 - 1, got {seed}.")
 
 
 def make_directory(path: Path) -> None:
@@ -113,16 +117,16 @@ def start(
         return Progress(make(), curves)
     if not path.exists():
         fail(f"--resume: there is no checkpoint at {path}; run once without --resume.")
-    with path.open("rb") as file:
-        try:
+    try:
+        with path.open("rb") as file:
             saved = json.loads(file.readline())
             for name, value in _plain(options).items():
                 if name not in FREE_TO_CHANGE and saved[name] != value:
                     fail(f"--resume: {path} was made with {name}={saved[name]}, not {value}.")
             like = Progress(eqx.filter_eval_shape(make), curves)
             return eqx.tree_deserialise_leaves(file, like)
-        except (EOFError, KeyError, RuntimeError, TypeError, ValueError) as error:
-            fail(f"--resume: {path} is not a checkpoint of this script ({error}).")
+    except (EOFError, KeyError, OSError, RuntimeError, TypeError, ValueError) as error:
+        fail(f"--resume: {path} is not a checkpoint of this script ({error}).")
 
 
 def _plain(options: Options) -> dict[str, Any]:
@@ -228,14 +232,16 @@ def _labels(path: Path, num: int) -> np.ndarray | None:
     if beside == path or not beside.exists():
         return None
     labels = read_idx(beside)
-    if labels.shape != (num,):
-        fail(f"--data: {beside} must hold {num} labels, got shape {labels.shape}.")
+    if labels.shape != (num,) or labels.dtype.kind == "f":
+        fail(f"--data: {beside} must hold {num} whole numbers, got {labels.shape}, {labels.dtype}.")
     return labels
 
 
 def _split(images: np.ndarray, labels: np.ndarray | None) -> Images:
-    if len(images) < 2:
-        fail("--data must hold two images at least, to train on and to test with.")
+    if len(images) < 5:
+        fail(
+            f"--data must hold five images at least, to train and to test with, got {len(images)}."
+        )
     places = np.arange(len(images))
     train, test = train_test_split(places, test_size=TEST_SHARE, random_state=SPLIT_SEED)
     images = images.astype(np.float32)

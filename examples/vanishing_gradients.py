@@ -22,7 +22,7 @@ import jax.random as jr
 import numpy as np
 import optax
 import tyro
-from common import fail, make_directory, report_device
+from common import check_seed, fail, make_directory, report_device
 from evaluation import print_table
 from jaxtyping import Array, Float
 from matplotlib.figure import Figure
@@ -176,8 +176,7 @@ def check(config: Config) -> None:
             fail(f"--{name.replace('_', '-')} must be positive, got {getattr(config, name)}.")
     if config.width % 2:
         fail(f"--width must be even, for features are sorted in pairs, got {config.width}.")
-    if config.seed < 0:
-        fail(f"--seed must not be negative, got {config.seed}.")
+    check_seed(config.seed)
     if not config.distances or not all(0 < distance < math.inf for distance in config.distances):
         fail(f"--distances must be positive and finite, got {config.distances}.")
 

@@ -67,15 +67,23 @@ def float_scalar(value: ArrayLike, name: str, dtype: jnp.dtype) -> Float[Array, 
     return array.astype(dtype)
 
 
-def positive_number(value: ArrayLike, name: str) -> Float[Array, ""]:
-    """Returns a setting, a positive number, as a scalar array. Traced numbers are not checked.
+def single_at_least(dtype: jnp.dtype) -> jnp.dtype:
+    """The dtype, or float32 in place of half precision."""
+    return dtype if jnp.finfo(dtype).bits >= 32 else jnp.dtype(jnp.float32)
 
-    **Raises:** `ValueError`, naming the setting.
+
+def positive_number(
+    value: ArrayLike, name: str, dtype: jnp.dtype | None = None
+) -> Float[Array, ""]:
+    """Returns a setting, a positive number, as a scalar array of `dtype`, or of JAX's floating one.
+    Traced numbers are not checked.
+
+    **Raises:** `ValueError`, naming the setting, also where it rounds to zero.
     """
-    number = float_scalar(value, name, jnp.result_type(float))
+    number = float_scalar(value, name, dtype or jnp.result_type(float))
     known = known_number(value)
-    if known is not None and not known > 0:
-        raise ValueError(f"`{name}` must be positive, got {value!r}.")
+    if known is not None and not known >= float(jnp.finfo(number.dtype).tiny):
+        raise ValueError(f"`{name}` must be positive in {number.dtype}, got {value!r}.")
     return number
 
 

@@ -303,6 +303,17 @@ def solution():
     return otjax.solve(otjax.EntropicProblem(otjax.PointCloud(X, Y), epsilon=EPSILON))
 
 
+@pytest.mark.parametrize("dtype", [jnp.float16, jnp.bfloat16])
+@pytest.mark.parametrize("objective", [gan.entropic_dual, gan.entropic_semi_dual])
+def test_entropic_objectives_compute_half_precision_in_float32(objective, dtype):
+    x = jnp.zeros((2, 1), dtype)
+    height = lambda point: jnp.asarray(20.0, dtype)
+    potentials = [height] * (2 if objective is gan.entropic_dual else 1)
+    value = objective(*potentials, x, x, epsilon=1.0)
+    assert value.dtype == jnp.float32 and jnp.isfinite(value)
+    assert jnp.isfinite(objective(*potentials, x, x, epsilon=1e-8))
+
+
 def test_the_entropic_dual_is_its_formula():
     f, g = linear(0.7, (2,)), linear(0.3, (2,))
     cost = otjax.Euclidean()

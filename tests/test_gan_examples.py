@@ -127,6 +127,23 @@ def test_image_gan_resumes_bitwise_and_compiles_its_step_once(scripts, tmp_path,
     checkpoint.write_bytes(checkpoint.read_bytes()[:-40])
     message = refused(capsys, scripts["image_gan"], **vars(parts) | {"resume": True})
     assert "is not a checkpoint of this script" in message
+    checkpoint.unlink()
+    checkpoint.mkdir()
+    message = refused(capsys, scripts["image_gan"], **vars(parts) | {"resume": True})
+    assert "is not a checkpoint of this script" in message
+
+
+def test_labels_that_are_no_classes_are_refused(scripts, tmp_path, capsys):
+    images = tmp_path / "t-images-idx3-ubyte"
+    images.write_bytes(idx_bytes(np.eye(8, dtype=np.uint8)[None].repeat(8, axis=0)))
+    for labels in np.arange(7, dtype=np.uint8), np.linspace(0, 1, 8, dtype=">f4"):
+        code = 13 if labels.dtype.kind == "f" else 8
+        (tmp_path / "t-labels-idx1-ubyte").write_bytes(idx_bytes(labels, code))
+        message = refused(
+            capsys, scripts["image_gan"], data=str(images), batch=2, output=tmp_path / "out"
+        )
+        assert "must hold 8 whole numbers" in message
+    assert not (tmp_path / "out").exists()
 
 
 def test_image_gan_plays_the_other_games_on_an_idx_file(scripts, tmp_path, traces, capsys):
@@ -440,7 +457,10 @@ BAD_IMAGES = {
     "nan": (idx_bytes(np.full((4, 8, 8), np.nan, ">f4"), 13), "NaN, infinite or negative"),
     "torn.gz": (gzip.compress(b"\0\0\x08\3")[:-6], "cannot be read"),
     "plain.gz": (b"\0\0\x08\3", "cannot be read"),
-    "one": (idx_bytes(np.eye(8, dtype=np.uint8)[None]), "two images at least"),
+    "four": (
+        idx_bytes(np.eye(8, dtype=np.uint8)[None].repeat(4, axis=0)),
+        "five images at least",
+    ),
     "few": (
         idx_bytes(np.eye(8, dtype=np.uint8)[None].repeat(8, axis=0)),
         "--batch must be at most 6",
@@ -471,7 +491,9 @@ def test_bad_images_are_refused(scripts, tmp_path, capsys, name):
             {"loss": ("lipschitz",), "width": 7},
             "--loss lipschitz --network mlp --width",
         ),
-        ("image_gan", {"seed": -1}, "--seed must not be negative"),
+        ("image_gan", {"seed": -1}, "--seed must be from 0"),
+        ("toy_gan", {"seed": 2**64}, "--seed must be from 0"),
+        ("vanishing_gradients", {"seed": 2**64}, "--seed must be from 0"),
         ("toy_gan", {"steps": 0}, "--steps must be positive"),
         ("toy_gan", {"epsilon": -1.0}, "--epsilon must be positive"),
         ("toy_gan", {"resume": True}, "there is no checkpoint at"),

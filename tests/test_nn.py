@@ -282,6 +282,27 @@ def test_a_free_matrix_becomes_orthogonal(rows, columns):
         assert values.min() >= 1 - (1e-5 if scale < 100 else 1e-2)
 
 
+@pytest.mark.parametrize("scale", [1e2, 1e4, 1e10, 1e30])
+@pytest.mark.parametrize("kind", ["rank one", "tall", "square", "complex"])
+def test_a_free_matrix_of_any_size_becomes_orthogonal(kind, scale):
+    """As large ones are scaled down before rounding spoils the inverse, or squares overflow."""
+    free = jr.normal(KEY, (12, 12) if kind == "square" else (40, 12), jnp.float32)
+    free = free[:, :1] * free[:1] if kind == "rank one" else free
+    free = scale * (jax.lax.complex(free, free[::-1]) if kind == "complex" else free)
+    q = np.asarray(orthogonal(free))
+    np.testing.assert_allclose(q.conj().T @ q, np.eye(12), atol=1e-5)
+    gradient = jax.grad(lambda free: jnp.sum(jnp.abs(orthogonal(free)[:3]) ** 2))(free)
+    assert jnp.isfinite(gradient).all()
+
+
+@pytest.mark.parametrize("dtype", [jnp.float16, jnp.bfloat16])
+def test_orthogonal_layers_in_half_precision(dtype):
+    layer = nn.OrthogonalLinear(3, 4, key=KEY)
+    half = jax.tree.map(lambda leaf: leaf.astype(dtype), layer)
+    assert half.weight.dtype == dtype
+    np.testing.assert_allclose(half.weight.astype(float), layer.weight, atol=0.02)
+
+
 def test_the_cayley_transform_of_a_skew_matrix():
     """(I - A)(I + A)^-1 for A = [[0, -t], [t, 0]] is the rotation by -2 atan(t)."""
     t = 0.7
@@ -452,6 +473,14 @@ def test_the_bound_is_just_above_the_spectral_norm(shape):
         matrix = scale * jr.normal(KEY, shape, jnp.float32)
         ratio = float(bound(matrix)) / singular_values(matrix)[0]
         assert 1 - 1e-5 <= ratio <= 1.003
+
+
+@pytest.mark.parametrize("scale", [1e-30, 1e25])
+def test_the_bound_of_the_smallest_and_the_largest(scale):
+    matrix = jr.normal(KEY, (5, 3), jnp.float32)
+    bound, gradient = jax.value_and_grad(spectral_bound)(matrix)
+    np.testing.assert_allclose(spectral_bound(scale * matrix) / scale, bound, rtol=1e-5)
+    np.testing.assert_allclose(jax.grad(spectral_bound)(scale * matrix), gradient, atol=1e-4)
 
 
 def test_the_derivative_of_the_bound():

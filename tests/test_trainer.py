@@ -478,7 +478,51 @@ def test_an_optimiser_that_stands_still_for_ever_is_seen():
     assert not metrics["finite"]
 
 
+# Precision
+
+
+@pytest.mark.parametrize("dtype", [jnp.bfloat16, jnp.float16])
+def test_a_model_in_half_precision_stays_so_and_its_average_moves(dtype):
+    """Moments in float32 do not widen it, and the average, whose steps are small, is in float32."""
+    adam = optax.adam(0.01, eps=1e-3, mu_dtype=jnp.float32)
+    latent = lambda key: jr.normal(key, (2,), dtype)
+    trainer = pull_trainer(
+        generator_optimiser=adam, critic_optimiser=adam, latent=latent, ema_decay=0.999
+    )
+    trainer = eqx.tree_at(lambda t: t.objective.weight, trainer, jnp.array(0.5, dtype))
+    start = Translation(jnp.full(2, 1.0, dtype))
+    state = trainer.init(start, jnp.array(0.0, dtype), key=KEY)
+    for _ in range(2):
+        state, _ = trainer.step(state, DATA.astype(dtype))
+    assert state.generator.shift.dtype == state.critic.dtype == dtype
+    moved = np.asarray(state.generator.shift, np.float64) - 1
+    assert state.ema.shift.dtype == jnp.float32
+    average = np.asarray(state.ema.shift, np.float64) - 1
+    assert np.all(average != 0) and np.all(np.abs(average) < 0.01 * np.abs(moved))
+
+
+def test_without_decay_the_average_is_the_generator():
+    trainer = pull_trainer(ema_decay=0.0, generator_optimiser=optax.sgd(1e-9))
+    state = pull_state(trainer)
+    state = eqx.tree_at(lambda s: s.ema.shift, state, jnp.full(2, 1e8))
+    state, _ = trainer.step(state, DATA)
+    np.testing.assert_array_equal(state.ema.shift, state.generator.shift)
+
+
+def test_an_optimiser_may_look_at_the_loss():
+    plateau = optax.contrib.reduce_on_plateau(factor=0.5, patience=1, rtol=0.0, atol=1e9)
+    trainer = pull_trainer(generator_optimiser=optax.chain(optax.sgd(0.1), plateau))
+    state, metrics = after(trainer, 4)
+    assert state.generator_opt_state[1].scale < 1 and metrics["finite"]
+
+
 # Bad input
+
+
+@pytest.mark.parametrize("key", [jr.split(KEY, 3), jnp.zeros((3, 2), jnp.uint32)])
+def test_a_wrong_key_is_named(key):
+    with pytest.raises(ValueError, match="`key`"):
+        pull_state(pull_trainer(), key)
 
 
 @pytest.mark.parametrize(

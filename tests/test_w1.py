@@ -289,7 +289,9 @@ def run(bench, single, monkeypatch):
         ["--updates", "0"],
         ["--batch", "0"],
         ["--budget-fraction", "nan"],
+        ["--budget-fraction", "inf"],
         ["--seed", "-1"],
+        ["--seed", str(2**64)],
         ["--funnels", "absent.npz"],
         ["--funnels", "pair.npz", "--dims", "2", "--funnel-counts", "16"],
         ["--funnels", "shape.npz", "--dims", "2", "--funnel-counts", "4"],
@@ -305,6 +307,18 @@ def test_bad_options_are_refused(bench, run, tmp_path, monkeypatch, capsys, opti
     name = options[0].removeprefix("--").replace("-", "_")
     assert f"error: `{name}`" in capsys.readouterr().err
     assert not Path("out").exists()
+
+
+def test_an_output_that_holds_something_else_is_left_alone(
+    bench, run, tmp_path, monkeypatch, capsys
+):
+    monkeypatch.setattr(bench.script, "train", None)
+    mine = tmp_path / "mine.json"
+    mine.write_text("{}")
+    for output in mine, mine / "w1.json":
+        assert run("--dims", 2, "--funnel-counts", 4, "--output", output) == 2
+        assert "error: `output`" in capsys.readouterr().err
+    assert mine.read_text() == "{}"
 
 
 def test_the_script_adds_its_records_to_those_there(run, tmp_path, capsys):

@@ -5,7 +5,7 @@ import jax.numpy as jnp
 import jax.scipy as jsp
 from jaxtyping import Array, ArrayLike, Float
 
-from .._arrays import float_scalar, positive_number
+from .._arrays import positive_number, single_at_least
 from .._ground_cost import GroundCost, pairwise, SqEuclidean
 from ._samples import Critic, samples, scores
 
@@ -22,8 +22,10 @@ def _exp(exponent: Float[Array, "n m"]) -> Float[Array, "n m"]:
     return jnp.exp(exponent - excess) * (1 + excess)
 
 
-def _costs(cost: GroundCost, x: Float[Array, "n ..."], y: Float[Array, "m ..."]) -> Array:
-    return pairwise(cost, x.reshape(len(x), -1), y.reshape(len(y), -1))
+def _costs(
+    cost: GroundCost, x: Float[Array, "n ..."], y: Float[Array, "m ..."], dtype: jnp.dtype
+) -> Float[Array, "n m"]:
+    return pairwise(cost, *(points.reshape(len(points), -1).astype(dtype) for points in (x, y)))
 
 
 def _checked(
@@ -35,8 +37,8 @@ def _checked(
             f"`y` must hold points like those of `x`, of shape {x.shape[1:]} and dtype {x.dtype}, "
             f"got shape {y.shape[1:]} and dtype {y.dtype}."
         )
-    positive_number(epsilon, "epsilon")
-    return x, y, float_scalar(epsilon, "epsilon", x.dtype)
+    # Exponentials of half precision overflow.
+    return x, y, positive_number(epsilon, "epsilon", single_at_least(x.dtype))
 
 
 def entropic_dual(
@@ -72,8 +74,8 @@ def entropic_dual(
     positive, and functions that do not return a scalar.
     """
     x, y, epsilon = _checked(x, y, epsilon)
-    f_x, g_y = scores(f, x, "f"), scores(g, y, "g")
-    exponent = (f_x[:, None] + g_y[None, :] - _costs(cost, x, y)) / epsilon
+    f_x, g_y = (scores(*one).astype(epsilon.dtype) for one in ((f, x, "f"), (g, y, "g")))
+    exponent = (f_x[:, None] + g_y[None, :] - _costs(cost, x, y, epsilon.dtype)) / epsilon
     return jnp.mean(f_x) + jnp.mean(g_y) - epsilon * jnp.mean(_exp(exponent) - 1)
 
 
@@ -97,7 +99,8 @@ def entropic_semi_dual(
     **Arguments** and **raises:** as `entropic_dual`.
     """
     x, y, epsilon = _checked(x, y, epsilon)
-    g_y = scores(g, y, "g")
-    exponent = (g_y[None, :] - _costs(cost, x, y)) / epsilon
-    softmin = -epsilon * (jsp.special.logsumexp(exponent, axis=1) - jnp.log(len(y)).astype(x.dtype))
+    g_y = scores(g, y, "g").astype(epsilon.dtype)
+    exponent = (g_y[None, :] - _costs(cost, x, y, epsilon.dtype)) / epsilon
+    log_size = jnp.log(len(y)).astype(epsilon.dtype)
+    softmin = -epsilon * (jsp.special.logsumexp(exponent, axis=1) - log_size)
     return jnp.mean(softmin) + jnp.mean(g_y)

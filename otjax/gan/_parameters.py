@@ -9,6 +9,8 @@ import jax.numpy as jnp
 import optax
 from jaxtyping import Array, Bool, Float, PyTree
 
+from .._arrays import single_at_least
+
 
 Metrics: TypeAlias = dict[str, Array]
 
@@ -35,8 +37,13 @@ def update(
     if optimiser is None:
         raise ValueError("`critic_optimiser` must be given to update a critic.")
     (loss, metrics), gradient = eqx.filter_value_and_grad(loss_fn, has_aux=True)(model)
+    parameters = trained(model)
     with jax.numpy_dtype_promotion("standard"):  # which optax relies on
-        updates, opt_state = optimiser.update(gradient, opt_state, trained(model))
+        updates, opt_state = optax.with_extra_args_support(optimiser).update(
+            gradient, opt_state, parameters, value=loss
+        )
+    # Moments may be of another precision than the model, whose own stays as it is.
+    updates = jax.tree.map(lambda step, old: step.astype(old.dtype), updates, parameters)
     return eqx.apply_updates(model, updates), opt_state, loss, metrics
 
 
@@ -46,12 +53,23 @@ def all_finite(tree: PyTree) -> Bool[Array, ""]:
     return jnp.all(jnp.stack(finite))
 
 
+def averaged(model: PyTree) -> PyTree:
+    """The first average: the model, in single precision at least, since steps of an average are
+    too small for half precision."""
+
+    def widen(leaf: Any) -> Any:
+        return leaf.astype(single_at_least(leaf.dtype)) if eqx.is_inexact_array(leaf) else leaf
+
+    return jax.tree.map(widen, model)
+
+
 def moved(average: PyTree, model: PyTree, decay: Float[Array, ""]) -> PyTree:
     """The exponential moving average of a model's parameters, one step further."""
 
     def move(old: Any, new: Any) -> Any:
         if not eqx.is_inexact_array(new):
             return new
-        return old + (1 - decay).astype(new.dtype) * (new - old)
+        share = decay.astype(old.dtype)
+        return share * old + (1 - share) * new.astype(old.dtype)
 
     return jax.tree.map(move, average, model)

@@ -14,7 +14,7 @@ from jaxtyping import Array, ArrayLike, Float, Int, PyTree, UInt32
 
 from .._arrays import float_scalar, known_number
 from ._objective import AbstractObjective
-from ._parameters import all_finite, Metrics, moved, strong, trained, update
+from ._parameters import all_finite, averaged, Metrics, moved, strong, trained, update
 from ._samples import samples
 
 
@@ -29,8 +29,9 @@ class TrainState(eqx.Module):
     """All that a training step reads and writes besides the data.
 
     Saved whole, by `equinox.tree_serialise_leaves`, it resumes to the same bits. `ema` is a whole
-    generator, of averaged parameters: draw samples from it. `step` counts steps, and `key` is
-    the data of the key that `init` was given, of which every step derives its own.
+    generator, of averaged parameters in single precision at least: draw samples from it. `step`
+    counts steps, and `key` is the data of the key that `init` was given, of which every step
+    derives its own.
     """
 
     generator: PyTree
@@ -57,7 +58,8 @@ class Trainer(eqx.Module):
     Generator and critic are any callable pytrees: Equinox modules as they are, a Flax or plain JAX
     function as `jax.tree_util.Partial(model.apply, parameters)`. Their floating arrays are trained.
     Make one trainer and keep it: its step is compiled for its optimisers, which are known by
-    identity. Its numbers may be replaced, by `equinox.tree_at`, with nothing compiled anew.
+    identity. Its numbers may be replaced, by `equinox.tree_at`, with nothing compiled anew, if they
+    are arrays of the same dtype: `jnp.float32(0.5)`.
     """
 
     objective: AbstractObjective
@@ -127,10 +129,14 @@ class Trainer(eqx.Module):
         key = jnp.asarray(key)
         if jnp.issubdtype(key.dtype, jax.dtypes.prng_key) and key.dtype != jr.key(0).dtype:
             raise ValueError(f"`key` must be of JAX's default kind, got {key.dtype}.")
+        if key.ndim != (0 if jnp.issubdtype(key.dtype, jax.dtypes.prng_key) else 1):
+            raise ValueError(
+                f"`key` must be one key, from `jax.random.key`, got shape {key.shape}."
+            )
         return TrainState(
             generator=generator,
             critic=critic,
-            ema=generator,
+            ema=averaged(generator),
             generator_opt_state=self.generator_optimiser.init(trained(generator)),
             critic_opt_state=self.init_critic(critic),
             step=jnp.zeros((), jnp.int32),

@@ -27,17 +27,37 @@ def orthogonal(free: Inexact[Array, "*f m n"]) -> Inexact[Array, "*f m n"]:
       Q = \begin{pmatrix} (I - A)(I + A)^{-1} \\ -2 V (I + A)^{-1} \end{pmatrix}$$
 
     (Trockman and Kolter 2021, arXiv:2104.07167, appendix on semi-orthogonal layers). $I + A$ has no
-    singular value below 1, so the inverse always exists.
+    singular value below 1, so the inverse always exists. A free matrix so large that rounding would
+    spoil it is scaled down first, which has an orthogonal matrix as well; half precision is
+    computed in float32.
     """
     if free.shape[-2] < free.shape[-1]:
         return _adjoint(orthogonal(_adjoint(free)))
+    if free.dtype in (jnp.float16, jnp.bfloat16):
+        return orthogonal(free.astype(jnp.float32)).astype(free.dtype)
     n = free.shape[-1]
     identity = jnp.broadcast_to(jnp.eye(n, dtype=free.dtype), (*free.shape[:-2], n, n))
+    # The inverse is off by about eps |A|, and the step at the end squares that: to eps again.
+    most = float(jnp.finfo(free.dtype).eps) ** -0.5
+    # Real and imaginary parts, as the magnitude of a complex zero has no derivative.
+    parts = jnp.stack([jnp.real(free), jnp.imag(free)])
+    largest = jnp.max(jnp.abs(parts), axis=(0, -2, -1))[..., None, None]
+    free = free * _shrinkage(largest, most).astype(free.dtype)
     u, v = free[..., :n, :], free[..., n:, :]
-    inverse = _inverse(identity + u - _adjoint(u) + _product(_adjoint(v), v))
+    skew, gram = u - _adjoint(u), _product(_adjoint(v), v)
+    a = skew + gram
+    squares = jnp.sum(jnp.real(a * jnp.conj(a)), axis=(-2, -1), keepdims=True)
+    scale = _shrinkage(jnp.sqrt(jnp.maximum(squares, most**2)), most).astype(free.dtype)
+    v = scale * v
+    inverse = _inverse(identity + scale * skew + scale**2 * gram)
     q = jnp.concatenate([2 * inverse - identity, -2 * _product(v, inverse)], axis=-2)
     # One step of Newton and Schulz squares the error of rounding, which grows with |A|.
     return _product(q, 1.5 * identity - 0.5 * _product(_adjoint(q), q))
+
+
+def _shrinkage(size: Float[Array, "*f 1 1"], most: float) -> Float[Array, "*f 1 1"]:
+    """The factor that brings down to `most` what is larger, and leaves alone what is not."""
+    return most / jnp.maximum(size, most)
 
 
 @jax.custom_jvp

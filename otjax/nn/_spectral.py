@@ -21,6 +21,9 @@ def spectral_bound(matrix: Float[Array, "n m"]) -> Float[Array, ""]:
     (Delattre et al. 2023, arXiv:2305.16173, algorithm 1.) Each step squares the matrix, so ten do
     what a thousand power iterations do, from no starting vector, and from above.
     """
+    largest = jnp.max(jnp.abs(matrix))
+    largest = lax.stop_gradient(jnp.where(largest > 0, largest, 1))  # lest squares overflow
+    matrix = matrix / largest
     tall = matrix if matrix.shape[0] >= matrix.shape[1] else matrix.T
 
     def step(carry: tuple[Array, Array], _: None) -> tuple[tuple[Array, Array], None]:
@@ -31,7 +34,7 @@ def spectral_bound(matrix: Float[Array, "n m"]) -> Float[Array, ""]:
     norm = _frobenius(tall)
     first = (_gram(tall / norm), 2 * jnp.log(norm))
     (gram, log_scale), _ = lax.scan(step, first, length=_GRAM_STEPS - 1)
-    return jnp.exp((log_scale + jnp.log(_frobenius(gram))) / 2**_GRAM_STEPS)
+    return largest * jnp.exp((log_scale + jnp.log(_frobenius(gram))) / 2**_GRAM_STEPS)
 
 
 def _gram(matrix: Float[Array, "n m"]) -> Float[Array, "m m"]:
