@@ -27,6 +27,22 @@ hypothesis.settings.load_profile("otjax")
 MOST_MEMORY_MAPS = 20_000  # Linux allows a process 65,530
 
 
+@pytest.fixture
+def jax_as_users_have_it():
+    """Without the settings above, for scripts that are run as a whole."""
+    settings = {
+        "jax_enable_x64": False,
+        "jax_numpy_dtype_promotion": "standard",
+        "jax_numpy_rank_promotion": "allow",
+    }
+    before = {name: getattr(jax.config, name) for name in settings}
+    for name, value in settings.items():
+        jax.config.update(name, value)
+    yield
+    for name, value in before.items():
+        jax.config.update(name, value)
+
+
 @pytest.fixture(autouse=True, scope="module")
 def forget_programs():
     """Each compiled program holds some memory maps; XLA aborts when the system grants no more."""

@@ -5,6 +5,7 @@ tested with it.
 """
 
 import functools as ft
+import importlib.util
 from collections.abc import Callable
 from typing import Any
 
@@ -12,9 +13,16 @@ import equinox as eqx
 import jax
 import jax.numpy as jnp
 import numpy as np
+import pytest
 from jaxtyping import Array, Float, PyTree
 
 import otjax
+
+
+def skip_without(extra: str, *modules: str) -> pytest.MarkDecorator:
+    """A mark for tests of what stands beside the library, and needs more than it."""
+    absent = [name for name in modules if importlib.util.find_spec(name) is None]
+    return pytest.mark.skipif(bool(absent), reason=f"needs `otjax[{extra}]`: {absent}")
 
 
 # Sizes such that a streamed cloud of `STREAMED_BUDGET` bytes is reduced in several blocks of rows

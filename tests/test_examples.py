@@ -1,6 +1,5 @@
 """The examples run from end to end, resume to the same bits, and refuse bad options."""
 
-import importlib.util
 import json
 import os
 import runpy
@@ -8,16 +7,13 @@ import subprocess
 import sys
 from pathlib import Path
 
+import helpers
 import pytest
 
 
 EXAMPLES = Path(__file__).parents[1] / "examples"
-NEEDED = ("matplotlib", "ot", "sklearn", "tqdm", "tyro")
 
-pytestmark = pytest.mark.skipif(
-    any(importlib.util.find_spec(name) is None for name in NEEDED),
-    reason="the examples need `otjax[examples]`",
-)
+pytestmark = helpers.skip_without("examples", "matplotlib", "ot", "sklearn", "tqdm", "tyro")
 
 TINY_DIGITS = "--batch 16 --data-batch 24 --width 8 --latent 2".split()
 TINY_FLOW = "--points 20 --steps 2 --stages 2".split()

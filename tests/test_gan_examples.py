@@ -4,7 +4,6 @@ and measure what they say."""
 import dataclasses
 import gzip
 import importlib
-import importlib.util
 import json
 import math
 import sys
@@ -13,6 +12,7 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 import equinox as eqx
+import helpers
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -24,32 +24,18 @@ from otjax.gan import JensenShannonGAN, PenalisedWGAN, SinkhornGAN, Trainer, WGA
 
 
 EXAMPLES = str(Path(__file__).parents[1] / "examples")
-NEEDED = ("matplotlib", "ot", "sklearn", "tqdm", "tyro")
 SCRIPTS = ("common", "evaluation", "image_gan", "toy_gan", "vanishing_gradients")
 
-pytestmark = pytest.mark.skipif(
-    any(importlib.util.find_spec(name) is None for name in NEEDED),
-    reason="the examples need `otjax[examples]`",
-)
+pytestmark = helpers.skip_without("examples", "matplotlib", "ot", "sklearn", "tqdm", "tyro")
 
 
 @pytest.fixture
-def scripts(monkeypatch):
-    """The scripts as modules, found as they find each other, and JAX as their users have it."""
+def scripts(monkeypatch, jax_as_users_have_it):
+    """The scripts as modules, found as they find each other."""
     monkeypatch.syspath_prepend(EXAMPLES)
-    settings = {
-        "jax_enable_x64": False,
-        "jax_numpy_dtype_promotion": "standard",
-        "jax_numpy_rank_promotion": "allow",
-    }
-    before = {name: getattr(jax.config, name) for name in settings}
-    for name, value in settings.items():
-        jax.config.update(name, value)
     modules = {name: importlib.import_module(name) for name in SCRIPTS}
     monkeypatch.setattr(modules["toy_gan"], "NUM_EVALUATED", 200)  # less to transport
     yield modules
-    for name, value in before.items():
-        jax.config.update(name, value)
     for name in SCRIPTS:
         sys.modules.pop(name, None)
 

@@ -2,13 +2,13 @@
 are never seen twice."""
 
 import importlib
-import importlib.util
 import json
 import sys
 import types
 from pathlib import Path
 
 import equinox as eqx
+import helpers
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -19,16 +19,12 @@ from otjax import gan, nn
 
 
 BENCHMARKS = str(Path(__file__).parents[1] / "benchmarks")
-NEEDED = ("scipy", "tqdm", "tyro")
 # The published pair of two dimensions and four funnels, and its W1, to a standard error of 8e-4.
 CENTRES = [[0.4718, -2.3439], [0.4889, 0.1953], [1.7911, 1.2045], [-1.7170, 1.2050]]
 OFFSETS = [-0.0389, -0.0913, -0.0691, -0.1027]
 DISTANCE = 0.8209
 
-pytestmark = pytest.mark.skipif(
-    any(importlib.util.find_spec(name) is None for name in NEEDED),
-    reason="the benchmarks need `otjax[benchmarks]`",
-)
+pytestmark = helpers.skip_without("benchmarks", "scipy", "tqdm", "tyro")
 
 
 @pytest.fixture
@@ -41,22 +37,6 @@ def bench(monkeypatch):
     ours = ("w1", "w1_benchmark", "accelerator", "host")
     for name in [name for name in sys.modules if name.split(".")[0] in ours]:
         del sys.modules[name]
-
-
-@pytest.fixture
-def single():
-    """JAX as the script has it."""
-    settings = {
-        "jax_enable_x64": False,
-        "jax_numpy_dtype_promotion": "standard",
-        "jax_numpy_rank_promotion": "allow",
-    }
-    before = {name: getattr(jax.config, name) for name in settings}
-    for name, value in settings.items():
-        jax.config.update(name, value)
-    yield
-    for name, value in before.items():
-        jax.config.update(name, value)
 
 
 def double(funnels):
@@ -183,7 +163,7 @@ def small(bench):
     )
 
 
-def test_no_sample_is_drawn_twice(bench, single, monkeypatch):
+def test_no_sample_is_drawn_twice(bench, jax_as_users_have_it, monkeypatch):
     """Neither by training and scores, nor for two pairs, nor for both measures."""
     drawn, uniform = [], bench.funnels.uniform
 
@@ -205,7 +185,7 @@ def test_no_sample_is_drawn_twice(bench, single, monkeypatch):
         assert len(np.unique(points, axis=0)) == len(points)
 
 
-def test_the_average_of_the_weights_forgets_the_first_ones_sooner(bench, single):
+def test_the_average_of_the_weights_forgets_the_first_ones_sooner(bench, jax_as_users_have_it):
     pairs = bench.funnels.stacked([bench.funnels.draw(2, 3, 0)])
 
     def weights(updates, ema_decay=0.0, chunk=100):
@@ -268,7 +248,7 @@ def test_a_record_replaces_that_of_its_pair_and_critic_only(bench):
 
 
 @pytest.fixture
-def run(bench, single, monkeypatch):
+def run(bench, jax_as_users_have_it, monkeypatch):
     """Runs the script with these options."""
 
     def run(*options):

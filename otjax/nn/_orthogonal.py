@@ -9,6 +9,7 @@ import jax.numpy as jnp
 import jax.random as jr
 from jaxtyping import Array, Complex, Float, Inexact
 
+from .._arrays import single_at_least
 from .._control import in_turn
 from ._shapes import whole
 
@@ -33,8 +34,8 @@ def orthogonal(free: Inexact[Array, "*f m n"]) -> Inexact[Array, "*f m n"]:
     """
     if free.shape[-2] < free.shape[-1]:
         return _adjoint(orthogonal(_adjoint(free)))
-    if free.dtype in (jnp.float16, jnp.bfloat16):
-        return orthogonal(free.astype(jnp.float32)).astype(free.dtype)
+    if free.dtype != single_at_least(free.dtype):
+        return orthogonal(free.astype(single_at_least(free.dtype))).astype(free.dtype)
     n = free.shape[-1]
     identity = jnp.broadcast_to(jnp.eye(n, dtype=free.dtype), (*free.shape[:-2], n, n))
     # The inverse is off by about eps |A|, and the step at the end squares that: to eps again.
