@@ -1,12 +1,14 @@
 """A problem seen from potentials whose plan is at hand: Schmitzer (2019, arXiv:1610.06519)."""
 
+import abc
+
 import equinox as eqx
 import jax.numpy as jnp
-from jaxtyping import Array, Float
+from jaxtyping import Array, Bool, Float
 
 from .._dual import dual_value, total_mass
 from .._operators import TransportPlan
-from .._problem import EntropicProblem
+from .._problem import PreparedProblem
 
 
 # Log-scalings drift no further from the absorbed potentials: entries of the plan that underflow
@@ -34,7 +36,7 @@ class Point(eqx.Module):
 class Absorbed(eqx.Module):
     """The problem seen from `f0`, `g0`: soft minima near them are products with their plan."""
 
-    problem: EntropicProblem
+    problem: PreparedProblem
     f0: Float[Array, " n"]
     g0: Float[Array, " m"]
     plan: TransportPlan
@@ -74,47 +76,119 @@ class Absorbed(eqx.Module):
         return far / self.problem.epsilon
 
 
-def alternate(absorbed: Absorbed, g: Float[Array, " m"]) -> Point:
-    """One Sinkhorn step: two products with the plan."""
-    problem = absorbed.problem
-    side_a, side_b = problem.marginals
-    f = side_a.damping(problem.epsilon) * absorbed.softmin(g)
-    softmin = absorbed.softmin_transpose(f)
-    column = problem.b * jnp.exp((g - softmin) / problem.epsilon)
-    target = side_b.target(g, problem.b)
-    error = jnp.sum(jnp.abs(column - target)) / total_mass(problem, jnp.sum(target))
-    value = dual_value(problem, f, g, jnp.sum(column))
-    return Point(g, f, side_b.damping(problem.epsilon) * softmin, column, error, value)
+class AbstractStep(eqx.Module):
+    """One step of a fixed-point iteration on the second potential."""
+
+    @abc.abstractmethod
+    def start(
+        self, problem: PreparedProblem, f: Float[Array, " n"], g: Float[Array, " m"]
+    ) -> tuple[Float[Array, " n"], Float[Array, " m"]]:
+        """The potentials to start from, made of any.
+
+        **Raises:** `ValueError` if the step cannot be one for this problem.
+        """
+
+    @abc.abstractmethod
+    def near(self, absorbed: Absorbed, g: Float[Array, " m"]) -> Point:
+        """The step from a point near the absorbed potentials, by products with their plan."""
+
+    @abc.abstractmethod
+    def far(
+        self, problem: PreparedProblem, g: Float[Array, " m"]
+    ) -> tuple[Float[Array, " n"], Float[Array, " m"]]:
+        """The step by log-sum-exps, from potentials so far off that their plan over- or
+        underflows."""
+
+    @abc.abstractmethod
+    def fits(
+        self,
+        problem: PreparedProblem,
+        row: Float[Array, " n"],
+        column: Float[Array, " m"],
+        floor: Float[Array, ""],
+    ) -> Bool[Array, ""]:
+        """Whether the step is one for this problem, by the plan's sums over rows and columns."""
 
 
-def average(absorbed: Absorbed, g: Float[Array, " m"]) -> Point:
-    """One step of the symmetric problem, whose two potentials are one: half the products."""
-    problem = absorbed.problem
-    side, _ = problem.marginals
-    softmin = absorbed.softmin(g)
-    column = problem.a * jnp.exp((g - softmin) / problem.epsilon)
-    target = side.target(g, problem.a)
-    error = 2 * jnp.sum(jnp.abs(column - target)) / total_mass(problem, jnp.sum(target))
-    image = 0.5 * (g + side.damping(problem.epsilon) * softmin)
-    return Point(g, image, image, column, error, -error)
+class Alternating(AbstractStep):
+    """Sinkhorn's step: each potential from the other, by two products."""
+
+    def start(
+        self, problem: PreparedProblem, f: Float[Array, " n"], g: Float[Array, " m"]
+    ) -> tuple[Float[Array, " n"], Float[Array, " m"]]:
+        del problem
+        return f, g
+
+    def near(self, absorbed: Absorbed, g: Float[Array, " m"]) -> Point:
+        problem = absorbed.problem
+        side_a, side_b = problem.marginals
+        f = side_a.damping(problem.epsilon) * absorbed.softmin(g)
+        softmin = absorbed.softmin_transpose(f)
+        column = problem.b * jnp.exp((g - softmin) / problem.epsilon)
+        target = side_b.target(g, problem.b)
+        error = jnp.sum(jnp.abs(column - target)) / total_mass(problem, jnp.sum(target))
+        value = dual_value(problem, f, g, jnp.sum(column))
+        return Point(g, f, side_b.damping(problem.epsilon) * softmin, column, error, value)
+
+    def far(
+        self, problem: PreparedProblem, g: Float[Array, " m"]
+    ) -> tuple[Float[Array, " n"], Float[Array, " m"]]:
+        geometry, epsilon = problem.geometry, problem.epsilon
+        side_a, side_b = problem.marginals
+        f = side_a.damping(epsilon) * geometry.softmin(g + epsilon * jnp.log(problem.b), epsilon)
+        g = side_b.damping(epsilon) * geometry.T.softmin(f + epsilon * jnp.log(problem.a), epsilon)
+        return f, g
+
+    def fits(
+        self,
+        problem: PreparedProblem,
+        row: Float[Array, " n"],
+        column: Float[Array, " m"],
+        floor: Float[Array, ""],
+    ) -> Bool[Array, ""]:
+        del problem, row, column, floor
+        return jnp.array(True)
 
 
-def alternate_in_log_domain(
-    problem: EntropicProblem, g: Float[Array, " m"]
-) -> tuple[Float[Array, " n"], Float[Array, " m"]]:
-    """The step of `alternate` by log-sum-exps, for potentials however far off."""
-    geometry, epsilon = problem.geometry, problem.epsilon
-    side_a, side_b = problem.marginals
-    f = side_a.damping(epsilon) * geometry.softmin(g + epsilon * jnp.log(problem.b), epsilon)
-    g = side_b.damping(epsilon) * geometry.T.softmin(f + epsilon * jnp.log(problem.a), epsilon)
-    return f, g
+class Averaging(AbstractStep):
+    """The step of a measure against itself, whose two potentials are one: half the products
+    (Feydy et al. 2019, arXiv:1810.08278)."""
 
+    def start(
+        self, problem: PreparedProblem, f: Float[Array, " n"], g: Float[Array, " m"]
+    ) -> tuple[Float[Array, " n"], Float[Array, " m"]]:
+        if f.shape != g.shape:
+            raise ValueError(
+                "`SymmetricSinkhorn` is for a measure against itself, got a problem of shape "
+                f"{problem.geometry.shape}; pass `Sinkhorn()`."
+            )
+        return 0.5 * (f + g), 0.5 * (f + g)
 
-def average_in_log_domain(
-    problem: EntropicProblem, g: Float[Array, " m"]
-) -> tuple[Float[Array, " n"], Float[Array, " m"]]:
-    """The step of `average` by a log-sum-exp."""
-    epsilon = problem.epsilon
-    softmin = problem.geometry.softmin(g + epsilon * jnp.log(problem.b), epsilon)
-    g = 0.5 * (g + problem.marginals[0].damping(epsilon) * softmin)
-    return g, g
+    def near(self, absorbed: Absorbed, g: Float[Array, " m"]) -> Point:
+        problem = absorbed.problem
+        side, _ = problem.marginals
+        softmin = absorbed.softmin(g)
+        column = problem.a * jnp.exp((g - softmin) / problem.epsilon)
+        target = side.target(g, problem.a)
+        error = 2 * jnp.sum(jnp.abs(column - target)) / total_mass(problem, jnp.sum(target))
+        image = 0.5 * (g + side.damping(problem.epsilon) * softmin)
+        return Point(g, image, image, column, error, -error)
+
+    def far(
+        self, problem: PreparedProblem, g: Float[Array, " m"]
+    ) -> tuple[Float[Array, " n"], Float[Array, " m"]]:
+        epsilon = problem.epsilon
+        softmin = problem.geometry.softmin(g + epsilon * jnp.log(problem.b), epsilon)
+        g = 0.5 * (g + problem.marginals[0].damping(epsilon) * softmin)
+        return g, g
+
+    def fits(
+        self,
+        problem: PreparedProblem,
+        row: Float[Array, " n"],
+        column: Float[Array, " m"],
+        floor: Float[Array, ""],
+    ) -> Bool[Array, ""]:
+        # Of a symmetric cost the sums agree up to rounding; small differences are the error's.
+        unlike = jnp.abs(row - column) > (0.1 + 4 * floor) * (row + column)
+        return jnp.all((problem.a == problem.b) & ~unlike)

@@ -6,14 +6,13 @@ from jaxtyping import Array, ArrayLike, Bool, Float, Int, PyTree
 
 from .._arrays import optional_positive_number
 from .._control import cond_any
-from .._problem import EntropicProblem
-from ._absorbed import Absorbed, alternate, alternate_in_log_domain, Point
+from ._absorbed import Absorbed, AbstractStep, Alternating, Point
 from ._acceleration import AbstractAcceleration, Anderson
 from ._annealing import AbstractAnnealing, annealing_or_default
-from ._base import AbstractSolver, Outcome, Potentials
-from ._loop import AbsorbedIteration
+from ._base import AbstractSolver
+from ._loop import AbstractAbsorbedSolver
 from ._newton import Newton
-from ._sinkhorn import Sinkhorn, SymmetricSinkhorn
+from ._sinkhorn import Sinkhorn
 
 
 # So many steps at a time tell how fast the extrapolation is; where the tolerance is further away
@@ -84,7 +83,7 @@ class AndersonThenNewton(AbstractAcceleration):
         return g, _Trial(extrapolation, newton, use_newton, error, before, count, history.tolerance)
 
 
-class Adaptive(AbstractSolver):
+class Adaptive(AbstractAbsorbedSolver):
     """Sinkhorn with Anderson's extrapolation, then Newton where the observed rate asks for it.
 
     The default in float64: `Sinkhorn` where that is fast, and no crawl where `DualNewton` has none.
@@ -103,25 +102,5 @@ class Adaptive(AbstractSolver):
         self.tolerance = optional_positive_number(tolerance, "tolerance")
         self.annealing = annealing_or_default(annealing)
 
-    def run(
-        self,
-        problem: EntropicProblem,
-        init: Potentials | None,
-        max_steps: Int[Array, ""] | None,
-    ) -> Outcome:
-        step = AndersonThenNewton(Anderson(), Newton())
-        loop = AbsorbedIteration(
-            alternate, alternate_in_log_domain, self.tolerance, self.annealing, step
-        )
-        return loop.run(problem, init, max_steps)
-
-    def symmetric(self) -> SymmetricSinkhorn:
-        return SymmetricSinkhorn(tolerance=self.tolerance)
-
-
-def default_solver(dtype: jnp.dtype) -> AbstractSolver:
-    """The solver for users who name none.
-
-    In float32 rounding ends a solve before Newton's step pays for its conjugate gradients.
-    """
-    return Adaptive() if dtype == jnp.float64 else Sinkhorn()
+    def parts(self) -> tuple[AbstractStep, AbstractAnnealing, AbstractAcceleration]:
+        return Alternating(), self.annealing, AndersonThenNewton(Anderson(), Newton())

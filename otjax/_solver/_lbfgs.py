@@ -9,11 +9,11 @@ from jaxtyping import Array, ArrayLike, Bool, Float, Int, PyTree
 
 from .._arrays import optional_positive_number
 from .._dual import centre, dual_value, marginal_error, transport_plan
-from .._problem import EntropicProblem
+from .._problem import PreparedProblem
 from .._results import RESULTS
 from ._annealing import AbstractAnnealing, annealing_or_default
 from ._base import AbstractSolver, Outcome, Potentials, rounding_floor, tolerance_or_default
-from ._sinkhorn import SymmetricSinkhorn
+from ._start import start
 
 
 _MAX_STEPS = 5000
@@ -62,21 +62,14 @@ class LBFGS(AbstractSolver):
 
     def run(
         self,
-        problem: EntropicProblem,
+        problem: PreparedProblem,
         init: Potentials | None,
         max_steps: Int[Array, ""] | None,
     ) -> Outcome:
         optimiser = optax.lbfgs(memory_size=self.memory)
         limit = jnp.asarray(_MAX_STEPS if max_steps is None else max_steps, jnp.int32)
-        if init is None:
-            g = jnp.zeros_like(problem.b)
-            mean_cost = problem.geometry.mean_cost(problem.a, problem.b)
-            epsilon = self.annealing.first(problem.epsilon, mean_cost)
-            epsilon = jnp.where(limit <= 1, problem.epsilon, epsilon)
-        else:
-            _, g = init
-            epsilon = problem.epsilon
-        start = _State(
+        (_, g), epsilon = start(problem, self.annealing, init, limit)
+        begin = _State(
             scaled=g / epsilon,
             best=g,
             best_error=jnp.full_like(epsilon, jnp.inf),
@@ -89,13 +82,13 @@ class LBFGS(AbstractSolver):
         end = lax.while_loop(
             lambda state: ~state.done,
             lambda state: self._step(problem, optimiser, state, limit),
-            start,
+            begin,
         )
         return self._outcome(problem, end)
 
     def _step(
         self,
-        problem: EntropicProblem,
+        problem: PreparedProblem,
         optimiser: optax.GradientTransformationExtraArgs,
         state: _State,
         limit: Int[Array, ""],
@@ -111,7 +104,7 @@ class LBFGS(AbstractSolver):
         error = jnp.sum(jnp.abs(gradient)) / jnp.sum(target)
         at_end = state.epsilon <= problem.epsilon
         f = best_response(current, state.epsilon * state.scaled)
-        floor = rounding_floor(current, f, state.epsilon * state.scaled)
+        floor = rounding_floor(state.epsilon, f, state.epsilon * state.scaled)
         tolerance = tolerance_or_default(self.tolerance, floor)
         stage_tolerance = self.annealing.tolerance(state.epsilon, problem.epsilon, tolerance)
         solved = error <= stage_tolerance
@@ -146,7 +139,7 @@ class LBFGS(AbstractSolver):
             | ~finite,
         )
 
-    def _outcome(self, problem: EntropicProblem, end: _State) -> Outcome:
+    def _outcome(self, problem: PreparedProblem, end: _State) -> Outcome:
         """The potentials of least error, with the first one the best response to the second."""
         f = best_response(problem, end.best)
         # Points of mass zero take no part in the dual; their potentials follow the others.
@@ -154,25 +147,22 @@ class LBFGS(AbstractSolver):
         plan = transport_plan(problem, f, g)
         marginals = plan.mv(jnp.ones_like(g)), plan.T.mv(jnp.ones_like(f))
         error = marginal_error(problem, f, g, marginals)
-        tolerance = tolerance_or_default(self.tolerance, rounding_floor(problem, f, g))
+        tolerance = tolerance_or_default(self.tolerance, rounding_floor(problem.epsilon, f, g))
         stalled = end.since_progress >= _PATIENCE
         result = RESULTS.where(stalled, RESULTS.stagnated, RESULTS.max_steps_reached)
         result = RESULTS.where(error <= tolerance, RESULTS.successful, result)
         result = RESULTS.where(jnp.isfinite(error), result, RESULTS.nonfinite)
-        return Outcome(f, g, marginals, end.num_steps, result)
-
-    def symmetric(self) -> SymmetricSinkhorn:
-        return SymmetricSinkhorn(tolerance=self.tolerance)
+        return Outcome(f, g, problem.epsilon, marginals, end.num_steps, result)
 
 
-def best_response(problem: EntropicProblem, g: Float[Array, " m"]) -> Float[Array, " n"]:
+def best_response(problem: PreparedProblem, g: Float[Array, " m"]) -> Float[Array, " n"]:
     """The first potential that maximises the dual at `g`."""
     epsilon = problem.epsilon
     softmin = problem.geometry.softmin(g + epsilon * jnp.log(problem.b), epsilon)
     return problem.marginals[0].damping(epsilon) * softmin
 
 
-def _semi_dual(problem: EntropicProblem, g: Float[Array, " m"]) -> Float[Array, ""]:
+def _semi_dual(problem: PreparedProblem, g: Float[Array, " m"]) -> Float[Array, ""]:
     """The dual as a function of `g` alone."""
     f = best_response(problem, g)
     return dual_value(problem, f, g, jnp.sum(problem.marginals[0].target(f, problem.a)))

@@ -6,18 +6,15 @@ $\mathrm{target}_b(g) - P^T 1$ and Hessian $-S / \epsilon$, S the Schur compleme
 
 import equinox as eqx
 import jax.numpy as jnp
-from jaxtyping import Array, ArrayLike, Bool, Float, Int
+from jaxtyping import Array, ArrayLike, Bool, Float
 
 from .._arrays import optional_positive_number
 from .._control import cond_any
-from .._problem import EntropicProblem
 from .._schur import conjugate_gradients, Schur
-from ._absorbed import Absorbed, alternate, alternate_in_log_domain, DRIFT, Point
+from ._absorbed import Absorbed, AbstractStep, Alternating, DRIFT, Point
 from ._acceleration import AbstractAcceleration
 from ._annealing import AbstractAnnealing, annealing_or_default
-from ._base import AbstractSolver, Outcome, Potentials
-from ._loop import AbsorbedIteration
-from ._sinkhorn import SymmetricSinkhorn
+from ._loop import AbstractAbsorbedSolver
 
 
 # In units of epsilon: how far a direction goes at first. The dual is quadratic over a few units.
@@ -138,7 +135,7 @@ class Newton(AbstractAcceleration):
         )
 
 
-class DualNewton(AbstractSolver):
+class DualNewton(AbstractAbsorbedSolver):
     """Annealed, truncated Newton on the entropic semi-dual: for small epsilon and tight tolerance.
 
     Each direction is found by conjugate gradients on the plan's Schur complement, matrix-free.
@@ -166,16 +163,5 @@ class DualNewton(AbstractSolver):
         self.annealing = annealing_or_default(annealing)
         self.newton = Newton(max_products)
 
-    def run(
-        self,
-        problem: EntropicProblem,
-        init: Potentials | None,
-        max_steps: Int[Array, ""] | None,
-    ) -> Outcome:
-        loop = AbsorbedIteration(
-            alternate, alternate_in_log_domain, self.tolerance, self.annealing, self.newton
-        )
-        return loop.run(problem, init, max_steps)
-
-    def symmetric(self) -> SymmetricSinkhorn:
-        return SymmetricSinkhorn(tolerance=self.tolerance)
+    def parts(self) -> tuple[AbstractStep, AbstractAnnealing, AbstractAcceleration]:
+        return Alternating(), self.annealing, self.newton

@@ -10,7 +10,7 @@ import jax.numpy as jnp
 from jaxtyping import Array, ArrayLike, Float
 
 from .._arrays import optional_positive_number, positive_number
-from .._divergence import sinkhorn_divergence
+from .._sinkhorn_divergence import sinkhorn_divergence
 from .._ground_cost import GroundCost, SqEuclidean
 from .._results import RESULTS
 from .._solver import AbstractSolver
