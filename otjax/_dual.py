@@ -10,6 +10,7 @@ import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Float
 
+from ._arrays import inner
 from ._operators import TransportPlan
 from ._problem import PreparedProblem
 
@@ -74,10 +75,12 @@ def marginal_error(
     marginals: tuple[Float[Array, " n"], Float[Array, " m"]],
 ) -> Float[Array, ""]:
     """The L1 errors of the plan's two marginals together, relative to the mass asked for."""
-    target_a = problem.marginals[0].target(f, problem.a)
-    target_b = problem.marginals[1].target(g, problem.b)
-    error = jnp.sum(jnp.abs(marginals[0] - target_a)) + jnp.sum(jnp.abs(marginals[1] - target_b))
-    return error / total_mass(problem, 0.5 * (jnp.sum(target_a) + jnp.sum(target_b)))
+    (side_a, side_b), (row, column) = problem.marginals, marginals
+    target_a, target_b = problem.a * side_a.share(f), problem.b * side_b.share(g)
+    ones_a, ones_b = jnp.ones_like(f), jnp.ones_like(g)
+    error = inner(jnp.abs(row - target_a), ones_a) + inner(jnp.abs(column - target_b), ones_b)
+    target_mass = 0.5 * (inner(target_a, ones_a) + inner(target_b, ones_b))
+    return error / total_mass(problem, target_mass)
 
 
 def total_mass(problem: PreparedProblem, target_mass: Float[Array, ""]) -> Float[Array, ""]:
@@ -93,5 +96,5 @@ def centre(
     if not problem.has_gauge:
         return f, g
     a, b = problem.a, problem.b
-    shift = (jnp.sum(b * g) - jnp.sum(a * f)) / (jnp.sum(a) + jnp.sum(b))
+    shift = (inner(b, g) - inner(a, f)) / (jnp.sum(a) + jnp.sum(b))
     return f + shift, g - shift

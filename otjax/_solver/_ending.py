@@ -26,7 +26,7 @@ class Move(NamedTuple):
 
     lower: bool = False  # to the next epsilon
     jump: bool = False  # to the problem's own epsilon at once
-    from_top: bool = False  # from the potentials of highest value, not those of least error
+    at_rest: bool = False  # from where the acceleration rests, not from the least error
     anew: bool = False  # with an empty history
     by_log: bool = False  # by a log-sum-exp
     look: bool = False  # makes the error afresh, and ends
@@ -37,8 +37,8 @@ class Move(NamedTuple):
 TRANSITIONS: dict[Ending, tuple[Move, Move]] = {
     Ending.CONFIRMED: (Move(lower=True, anew=True), Move(end=True)),
     Ending.REACHED: (Move(lower=True, anew=True), Move()),
-    Ending.DRIFTED: (Move(from_top=True), Move(from_top=True)),
-    Ending.CIRCLING: (Move(from_top=True, anew=True), Move(from_top=True, anew=True)),
+    Ending.DRIFTED: (Move(at_rest=True), Move(at_rest=True)),
+    Ending.CIRCLING: (Move(at_rest=True, anew=True), Move(at_rest=True, anew=True)),
     Ending.STALLED: (Move(lower=True, anew=True), Move(look=True)),
     Ending.EXHAUSTED: (Move(jump=True, anew=True, by_log=True), Move(look=True)),
     Ending.OUT_OF_RANGE: (Move(anew=True, by_log=True), Move(anew=True, by_log=True)),
@@ -49,5 +49,11 @@ TRANSITIONS: dict[Ending, tuple[Move, Move]] = {
 
 def move_after(ending: Int[Array, ""], at_end: Bool[Array, ""]) -> Move:
     """The row of the table, with traced entries."""
-    rows = jnp.asarray([TRANSITIONS[one] for one in Ending], bool)
-    return Move(*rows[ending, at_end.astype(jnp.int32)])
+
+    def bits(column: int, row: int) -> int:
+        return sum(int(TRANSITIONS[one][row][column]) << one for one in Ending)
+
+    columns = (
+        jnp.where(at_end, bits(column, 1), bits(column, 0)) for column in range(len(Move._fields))
+    )
+    return Move(*((one >> ending) & 1 == 1 for one in columns))

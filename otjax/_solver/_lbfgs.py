@@ -7,7 +7,7 @@ import jax.numpy as jnp
 import optax
 from jaxtyping import Array, ArrayLike, Bool, Float, Int, PyTree
 
-from .._arrays import optional_positive_number
+from .._arrays import inner, optional_positive_number
 from .._dual import centre, dual_value, marginal_error, transport_plan
 from .._problem import PreparedProblem
 from .._results import RESULTS
@@ -100,7 +100,7 @@ class LBFGS(AbstractSolver):
 
         value, gradient = optax.value_and_grad_from_state(loss)(state.scaled, state=state.optimiser)
         # The gradient in these units is what the second marginal lacks.
-        target = problem.marginals[1].target(state.epsilon * state.scaled, problem.b)
+        target = problem.b * problem.marginals[1].share(state.epsilon * state.scaled)
         error = jnp.sum(jnp.abs(gradient)) / jnp.sum(target)
         at_end = state.epsilon <= problem.epsilon
         f = best_response(current, state.epsilon * state.scaled)
@@ -165,4 +165,4 @@ def best_response(problem: PreparedProblem, g: Float[Array, " m"]) -> Float[Arra
 def _semi_dual(problem: PreparedProblem, g: Float[Array, " m"]) -> Float[Array, ""]:
     """The dual as a function of `g` alone."""
     f = best_response(problem, g)
-    return dual_value(problem, f, g, jnp.sum(problem.marginals[0].target(f, problem.a)))
+    return dual_value(problem, f, g, inner(problem.a, problem.marginals[0].share(f)))

@@ -3,7 +3,6 @@
 import abc
 
 import equinox as eqx
-import jax
 import jax.lax as lax
 import jax.numpy as jnp
 from jaxtyping import Array, Bool, Float, Int, PyTree
@@ -13,9 +12,9 @@ from .._dual import centre, marginal_error, transport_plan
 from .._problem import PreparedProblem
 from .._results import RESULTS
 from ._absorbed import Absorbed, AbstractStep, DRIFT
-from ._acceleration import AbstractAcceleration
+from ._acceleration import AbstractAcceleration, Best
 from ._annealing import AbstractAnnealing
-from ._base import AbstractSolver, Outcome, Potentials, rounding_floor, tolerance_or_default
+from ._base import AbstractSolver, Outcome, Potentials, tolerance_or_default
 from ._ending import Ending, move_after
 from ._start import start
 
@@ -34,6 +33,7 @@ class _Round(eqx.Module):
 
     f: Float[Array, " n"]
     g: Float[Array, " m"]
+    size: Float[Array, ""]  # of the potentials
     epsilon: Float[Array, ""]
     history: PyTree  # of the acceleration at this epsilon
     anew: Bool[Array, ""]  # whether it is to be begun anew
@@ -47,18 +47,11 @@ class _Round(eqx.Module):
 
 
 class _Inner(eqx.Module):
-    """The state between two steps with one absorbed plan.
-
-    The best potentials are those of least error, to end with; the top ones those of largest
-    value, to go on from.
-    """
+    """The state between two steps with one absorbed plan."""
 
     g: Float[Array, " m"]
     history: PyTree
-    best: Potentials
-    best_error: Float[Array, ""]
-    top: Potentials
-    top_value: Float[Array, ""]
+    best: Best
     milestone: Float[Array, ""]  # the error at the last progress
     since_progress: Int[Array, ""]
     num_steps: Int[Array, ""]
@@ -94,8 +87,9 @@ class AbstractAbsorbedSolver(AbstractSolver):
         begin = _Round(
             f=f,
             g=g,
+            size=_size(f, g),
             epsilon=epsilon,
-            history=acceleration.init(g, jnp.zeros_like(epsilon)),
+            history=acceleration.init(g),
             anew=~no,
             by_log=no,
             look=no,
@@ -114,8 +108,7 @@ class AbstractAbsorbedSolver(AbstractSolver):
     def _round(self, problem: PreparedProblem, state: _Round, limit: Int[Array, ""]) -> _Round:
         """Makes the plan at the current potentials, looks at it, and iterates with it."""
         step, annealing, acceleration = self.parts()
-        size = jnp.max(jnp.abs(state.f)) + jnp.max(jnp.abs(state.g))
-        least = _RESOLUTION * jnp.finfo(size.dtype).eps * size
+        least = _RESOLUTION * jnp.finfo(state.size.dtype).eps * state.size
         epsilon = jnp.maximum(state.epsilon, least)
         at_end = epsilon <= jnp.maximum(problem.epsilon, least)
         current = problem.at(epsilon)
@@ -123,14 +116,15 @@ class AbstractAbsorbedSolver(AbstractSolver):
         f, g = cond_any(
             state.by_log, lambda: step.far(current, state.g), lambda: (state.f, state.g)
         )
-        finite = jnp.all(jnp.isfinite(f)) & jnp.all(jnp.isfinite(g))
+        size = _size(f, g)
+        finite = jnp.isfinite(size)
         f, g = jnp.where(finite, f, state.f), jnp.where(finite, g, state.g)
         num_steps = state.num_steps + state.by_log.astype(jnp.int32)
         absorbed = Absorbed(current, f, g, transport_plan(current, f, g))
         row, column = absorbed.plan.density.mv(problem.b), absorbed.plan.density.T.mv(problem.a)
         marginals = problem.a * row, problem.b * column
         error = marginal_error(current, f, g, marginals)
-        floor = rounding_floor(epsilon, f, g)
+        floor = jnp.finfo(size.dtype).eps * size / epsilon
         tolerance = annealing.tolerance(
             epsilon, problem.epsilon, tolerance_or_default(self.tolerance, floor)
         )
@@ -138,7 +132,7 @@ class AbstractAbsorbedSolver(AbstractSolver):
         # What this look tells; -1 is that there is something to do with this plan.
         seen = jnp.asarray(-1, jnp.int32)
         for holds, ending in (
-            (~(_in_range(row) & _in_range(column)), Ending.OUT_OF_RANGE),
+            (~_in_range(row, column), Ending.OUT_OF_RANGE),
             (~step.fits(problem, row, column, floor), Ending.UNFIT),
             (at_end & (num_steps >= limit), Ending.EXHAUSTED),
             (state.look, state.ending),
@@ -149,12 +143,11 @@ class AbstractAbsorbedSolver(AbstractSolver):
         idle = seen >= 0
         # The last step belongs to the problem's own epsilon.
         last = jnp.where(at_end, limit, limit - 1)
-        begun, resumed = acceleration.init(g, tolerance), acceleration.resume(state.history, g)
         inner = _iterate(
             step,
             acceleration,
             absorbed,
-            history=_choose(state.anew, begun, resumed),
+            history=acceleration.resume(state.history, state.anew),
             num_steps=num_steps,
             limit=jnp.where(idle, num_steps, last),
             tolerance=tolerance,
@@ -164,10 +157,13 @@ class AbstractAbsorbedSolver(AbstractSolver):
         move = move_after(ending, at_end)
         ends_now = move.end | (at_end & idle & (state.look | (num_steps >= limit)))
         following = jnp.where(move.jump, problem.epsilon, annealing.next(epsilon, problem.epsilon))
-        f, g = _choose(move.from_top, inner.top, inner.best)
+        rest = acceleration.rest(inner.history, inner.best)
+        g = jnp.where(move.at_rest, rest, inner.best.image)
+        stepped = inner.num_steps > num_steps
         return _Round(
-            f=f,
+            f=jnp.where(stepped, step.first(absorbed, g), f),
             g=g,
+            size=size,
             epsilon=jnp.where((move.lower | move.jump) & ~at_end, following, epsilon),
             history=inner.history,
             anew=move.anew,
@@ -193,16 +189,16 @@ def _iterate(
     floor: Float[Array, ""],
 ) -> _Inner:
     """Steps with one absorbed plan, until `tolerance`, `limit`, or too far from it."""
-    carries = 0.8 * DRIFT[absorbed.g0.dtype] - 1
-    # Points that an acceleration sends too far go as far as the plan carries.
-    reach = carries * absorbed.problem.epsilon
+    # Points that an acceleration sends too far go as far as the plan carries. A soft minimum moves
+    # no further than its argument, so that `f` stays as near as `g`.
+    reach = (0.8 * DRIFT[absorbed.g0.dtype] - 1) * absorbed.problem.epsilon
     least, most = absorbed.g0 - reach, absorbed.g0 + reach
 
     def unfinished(state: _Inner) -> Bool[Array, ""]:
-        patience = jnp.where(state.best_error > 4 * floor, 4 * _PATIENCE, _PATIENCE)
+        patience = jnp.where(state.best.error > 4 * floor, 4 * _PATIENCE, _PATIENCE)
         return (
             (state.num_steps < limit)
-            & ~(state.best_error <= tolerance)
+            & ~(state.best.error <= tolerance)
             & ~state.drifted
             & (state.since_progress < patience)
         )
@@ -210,29 +206,30 @@ def _iterate(
     def body(state: _Inner) -> _Inner:
         point = step.near(absorbed, state.g)
         progress = point.error < 0.9 * state.milestone
-        g, history = acceleration.update(state.history, absorbed, point)
-        here = point.f, point.image
+        g, history = acceleration.update(state.history, absorbed, point, state.best)
+        # No worse counts as better: on a plateau an extrapolation that was refused would come back
+        # to one place for ever. False for NaN.
+        better = point.error <= 1.001 * state.best.error
         return _Inner(
             g=jnp.clip(g, least, most),
             history=history,
-            best=_choose(point.error < state.best_error, here, state.best),  # false for NaN
-            best_error=jnp.fmin(point.error, state.best_error),
-            top=_choose(point.value > state.top_value, here, state.top),
-            top_value=jnp.fmax(point.value, state.top_value),
+            best=Best(
+                image=jnp.where(better, point.image, state.best.image),
+                error=jnp.fmin(point.error, state.best.error),
+                tolerance=tolerance,
+            ),
             milestone=jnp.where(progress, point.error, state.milestone),
             since_progress=jnp.where(progress, 0, state.since_progress + 1),
             num_steps=state.num_steps + 1,
-            drifted=~(absorbed.drift(*here) < carries) | ~jnp.isfinite(point.error),
+            drifted=~(jnp.max(jnp.abs(point.image - absorbed.g0)) < reach)
+            | ~jnp.isfinite(point.error),
         )
 
     infinite = jnp.full_like(floor, jnp.inf)
     begin = _Inner(
         g=absorbed.g0,
         history=history,
-        best=(absorbed.f0, absorbed.g0),
-        best_error=infinite,
-        top=(absorbed.f0, absorbed.g0),
-        top_value=-infinite,
+        best=Best(absorbed.g0, infinite, tolerance),
         milestone=infinite,
         since_progress=jnp.zeros((), jnp.int32),
         num_steps=num_steps,
@@ -245,14 +242,14 @@ def _why(
     inner: _Inner, begun: Int[Array, ""], tolerance: Float[Array, ""], floor: Float[Array, ""]
 ) -> Int[Array, ""]:
     """The `Ending` of an iteration that began with `begun` steps made."""
-    near = inner.best_error <= 4 * floor
+    near = inner.best.error <= 4 * floor
     ending = jnp.asarray(Ending.EXHAUSTED, jnp.int32)
     for holds, reason in (
         (inner.since_progress >= jnp.where(near, 1, 4) * _PATIENCE, Ending.CIRCLING),
         (near & (inner.since_progress >= _PATIENCE), Ending.STALLED),
         (inner.drifted, Ending.DRIFTED),
-        (inner.best_error <= tolerance, Ending.REACHED),
-        ((inner.num_steps > begun) & ~(inner.best_error < jnp.inf), Ending.OUT_OF_RANGE),
+        (inner.best.error <= tolerance, Ending.REACHED),
+        ((inner.num_steps > begun) & ~(inner.best.error < jnp.inf), Ending.OUT_OF_RANGE),
     ):
         ending = jnp.where(holds, reason, ending)
     return ending
@@ -271,10 +268,13 @@ def _verdict(ending: Int[Array, ""], resolved: Bool[Array, ""]) -> RESULTS:
     return RESULTS.where(ending == Ending.UNFIT, RESULTS.not_symmetric, result)
 
 
-def _choose(condition: Bool[Array, ""], new: PyTree, old: PyTree) -> PyTree:
-    return jax.tree.map(lambda ours, theirs: jnp.where(condition, ours, theirs), new, old)
+def _size(f: Float[Array, " n"], g: Float[Array, " m"]) -> Float[Array, ""]:
+    """The size of potentials, of which their rounding is a part; not finite if one is not."""
+    return jnp.max(jnp.abs(f)) + jnp.max(jnp.abs(g))
 
 
-def _in_range(sums: Float[Array, " n"]) -> Bool[Array, ""]:
+def _in_range(row: Float[Array, " n"], column: Float[Array, " m"]) -> Bool[Array, ""]:
     """Whether sums of a plan are such that their logarithms can be trusted."""
-    return jnp.all((sums > jnp.sqrt(jnp.finfo(sums.dtype).tiny)) & jnp.isfinite(sums))
+    sums = jnp.concatenate([row, column])
+    least = jnp.sqrt(jnp.finfo(sums.dtype).tiny)
+    return ~jnp.any(~((sums > least) & (sums < jnp.inf)))

@@ -8,11 +8,11 @@ import equinox as eqx
 import jax.numpy as jnp
 from jaxtyping import Array, ArrayLike, Bool, Float
 
-from .._arrays import optional_positive_number
+from .._arrays import inner, optional_positive_number
 from .._control import cond_any
 from .._schur import conjugate_gradients, Schur
 from ._absorbed import Absorbed, AbstractStep, Alternating, DRIFT, Point
-from ._acceleration import AbstractAcceleration
+from ._acceleration import AbstractAcceleration, Best
 from ._annealing import AbstractAnnealing, annealing_or_default
 from ._loop import AbstractAbsorbedSolver
 
@@ -31,7 +31,7 @@ class _Search(eqx.Module):
     slope: Float[Array, ""]  # of the dual along the direction, at the base
     radius: Float[Array, ""]  # of the trust region, in units of epsilon
     begun: Bool[Array, ""]
-    tolerance: Float[Array, ""]  # the marginal error that is asked for in the end
+    image: Float[Array, " m"]  # where a plain step takes the base
 
 
 class Newton(AbstractAcceleration):
@@ -54,7 +54,7 @@ class Newton(AbstractAcceleration):
             raise ValueError(f"`max_products` must be a positive integer, got {max_products!r}.")
         self.max_products = max_products
 
-    def init(self, g: Float[Array, " m"], tolerance: Float[Array, ""]) -> _Search:
+    def init(self, g: Float[Array, " m"]) -> _Search:
         zero = jnp.zeros((), g.dtype)
         return _Search(
             base=g,
@@ -64,22 +64,28 @@ class Newton(AbstractAcceleration):
             slope=zero,
             radius=jnp.full_like(zero, _RADIUS),
             begun=jnp.array(False),
-            tolerance=tolerance,
+            image=g,
         )
 
-    def resume(self, history: _Search, g: Float[Array, " m"]) -> _Search:
-        return eqx.tree_at(lambda search: search.begun, history, jnp.array(False))
+    def resume(self, history: _Search, anew: Bool[Array, ""]) -> _Search:
+        where = lambda search: (search.begun, search.radius)
+        radius = jnp.where(anew, _RADIUS, history.radius)
+        return eqx.tree_at(where, history, (jnp.array(False), radius))
+
+    def rest(self, history: _Search, best: Best) -> Float[Array, " m"]:
+        # The dual has increased so far, however the error wavered.
+        return history.image
 
     def update(
-        self, history: _Search, absorbed: Absorbed, point: Point
+        self, history: _Search, absorbed: Absorbed, point: Point, best: Best
     ) -> tuple[Float[Array, " m"], _Search]:
         problem = absorbed.problem
-        gradient = problem.marginals[1].target(point.g, problem.b) - point.column
-        slope = jnp.sum(gradient * history.direction)
+        gradient = problem.b * problem.marginals[1].share(point.g) - point.column
+        slope = inner(gradient, history.direction)
         increased = (point.value >= history.value) & (slope >= -0.5 * history.slope)
         search = cond_any(
             ~history.begun | (slope >= 0) | increased,
-            lambda: self._turn(history, absorbed, point, gradient),
+            lambda: self._turn(history, absorbed, point, gradient, best.tolerance),
             lambda: self._shorten(history, slope),
         )
         # No ascent direction or no length left: a plain step increases the dual as well.
@@ -98,17 +104,19 @@ class Newton(AbstractAcceleration):
         absorbed: Absorbed,
         point: Point,
         gradient: Float[Array, " m"],
+        tolerance: Float[Array, ""],
     ) -> _Search:
         """A new direction, as accurate as the error left makes worthwhile."""
         problem = absorbed.problem
         schur = Schur(problem, absorbed.coarse_plan_at(point.f, point.g))
-        enough = jnp.maximum(point.error, 0.1 * search.tolerance / point.error)
+        enough = jnp.maximum(point.error, 0.1 * tolerance / point.error)
         # A step that was kept whole says that one may go further, one that was cut how far.
         kept = search.length * jnp.max(jnp.abs(search.direction)) / problem.epsilon
         radius = jnp.where(search.length < 1, 2 * kept, jnp.maximum(search.radius, 4 * kept))
         radius = jnp.where(search.begun, radius, search.radius)
         # As far as the absorbed plan carries; f follows g, and goes no further.
-        room = 0.8 * DRIFT[gradient.dtype] - absorbed.drift(absorbed.f0, point.g)
+        drift = jnp.max(jnp.abs(point.g - absorbed.g0)) / problem.epsilon
+        room = 0.8 * DRIFT[gradient.dtype] - drift
         # In units that keep the numbers in the range of single precision.
         unit = jnp.max(jnp.abs(gradient))
         unit = problem.epsilon * jnp.where(unit > 0, unit, 1)
@@ -128,10 +136,10 @@ class Newton(AbstractAcceleration):
             direction=direction,
             length=jnp.ones_like(search.length),
             value=point.value,
-            slope=jnp.sum(gradient * direction),
+            slope=inner(gradient, direction),
             radius=radius,
             begun=jnp.array(True),
-            tolerance=search.tolerance,
+            image=point.image,
         )
 
 
