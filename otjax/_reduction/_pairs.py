@@ -1,7 +1,6 @@
 """The costs between two sets of points, which need not exist as a matrix."""
 
 import equinox as eqx
-import jax.lax as lax
 import jax.numpy as jnp
 from jaxtyping import Array, Float
 
@@ -43,9 +42,9 @@ def without_infinities(cost: Float[Array, "..."]) -> Float[Array, "..."]:
 
 
 def is_allowed(cost: Float[Array, "..."]) -> Array:
-    """Where a cost is not that of a forbidden pair."""
-    return cost < _forbidden(cost)
+    """Where a cost is not that of a forbidden pair, whatever the rounding of its root."""
+    return cost < 0.5 * _forbidden(cost)
 
 
 def _forbidden(cost: Float[Array, "..."]) -> Float[Array, ""]:
-    return lax.sqrt(jnp.asarray(jnp.finfo(cost.dtype).max, cost.dtype))
+    return jnp.sqrt(jnp.asarray(jnp.finfo(cost.dtype).max, cost.dtype))
