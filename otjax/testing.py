@@ -2,6 +2,7 @@
 
 import equinox as eqx
 import jax
+import jax.lax as lax
 import jax.numpy as jnp
 import jax.random as jr
 from jaxtyping import Array
@@ -58,7 +59,8 @@ def _matrix(geometry: AbstractGeometry, scale: Array) -> Array:
     n, m = geometry.shape
     zeros = jnp.zeros((n,), geometry.dtype), jnp.zeros((m,), geometry.dtype)
     scale = jnp.where(scale == 0, 1, jnp.abs(scale)).astype(geometry.dtype)
-    return -scale * jnp.log(geometry.plan(*zeros, scale).as_matrix())
+    # Lest the compiler see the logarithm of an exponential, which never is that of zero.
+    return -scale * jnp.log(lax.optimization_barrier(geometry.plan(*zeros, scale).as_matrix()))
 
 
 def _epsilon(cost: Array) -> Array:
@@ -183,7 +185,7 @@ def _derivatives(geometry, a, b, f, g) -> dict[str, tuple[Array, Array, Array, A
 
 
 def _dot(left: Array, right: Array) -> Array:
-    return jnp.matmul(left, right, precision=jax.lax.Precision.HIGHEST)
+    return jnp.matmul(left, right, precision=lax.Precision.HIGHEST)
 
 
 def _equal(got: Array, expected: Array, message: str, tolerance: float) -> None:
