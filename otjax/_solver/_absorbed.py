@@ -66,8 +66,6 @@ class Absorbed(eqx.Module):
     def coarse_plan_at(self, f: Float[Array, " n"], g: Float[Array, " m"]) -> TransportPlan:
         """The plan of any potentials near in single precision: half as much to move in memory."""
         problem, single = self.problem, jnp.dtype("float32")
-        if f.dtype == single:
-            return self.plan_at(f, g)
         density = problem.geometry.plan(f, g, problem.epsilon, single)
         return TransportPlan(density, problem.a.astype(single), problem.b.astype(single))
 

@@ -5,11 +5,13 @@ $\mathrm{target}_b(g) - P^T 1$ and Hessian $-S / \epsilon$, S the Schur compleme
 """
 
 import equinox as eqx
+import jax.lax as lax
 import jax.numpy as jnp
 from jaxtyping import Array, ArrayLike, Bool, Float
 
 from .._arrays import inner, optional_positive_number
 from .._control import cond_any
+from .._operators import TransportPlan
 from .._schur import conjugate_gradients, Schur
 from ._absorbed import Absorbed, AbstractStep, Alternating, DRIFT, Point
 from ._acceleration import AbstractAcceleration, Best
@@ -19,6 +21,9 @@ from ._loop import AbstractAbsorbedSolver
 
 # In units of epsilon: how far a direction goes at first. The dual is quadratic over a few units.
 _RADIUS = 4.0
+# Above this marginal error directions are good enough in single precision, at half the price. Below,
+# what is left to do is where the Hessian is nearly singular, which single precision does not see.
+_COARSE = 1e-5
 
 
 class _Search(eqx.Module):
@@ -108,7 +113,6 @@ class Newton(AbstractAcceleration):
     ) -> _Search:
         """A new direction, as accurate as the error left makes worthwhile."""
         problem = absorbed.problem
-        schur = Schur(problem, absorbed.coarse_plan_at(point.f, point.g))
         enough = jnp.maximum(point.error, 0.1 * tolerance / point.error)
         # A step that was kept whole says that one may go further, one that was cut how far.
         kept = search.length * jnp.max(jnp.abs(search.direction)) / problem.epsilon
@@ -121,16 +125,27 @@ class Newton(AbstractAcceleration):
         unit = jnp.max(jnp.abs(gradient))
         unit = problem.epsilon * jnp.where(unit > 0, unit, 1)
         radius_in_units = problem.epsilon * jnp.minimum(radius, jnp.maximum(room, 1e-3)) / unit
-        dtype = schur.column.dtype
-        direction = conjugate_gradients(
-            schur.mv,
-            (problem.epsilon * gradient / unit).astype(dtype),
-            schur.inverse_diagonal(),
-            tolerance=jnp.clip(enough, 0.05, 0.3).astype(dtype),
-            max_steps=self.max_products,
-            radius=radius_in_units.astype(dtype),
-        )
-        direction = unit * direction.astype(gradient.dtype)
+
+        def direction_by(plan: TransportPlan) -> Float[Array, " m"]:
+            schur, dtype = Schur(problem, plan), plan.b.dtype
+            direction = conjugate_gradients(
+                schur.mv,
+                (problem.epsilon * gradient / unit).astype(dtype),
+                schur.inverse_diagonal(),
+                tolerance=jnp.clip(enough, 0.05, 0.3).astype(dtype),
+                max_steps=self.max_products,
+                radius=radius_in_units.astype(dtype),
+            )
+            return unit * direction.astype(gradient.dtype)
+
+        if gradient.dtype == jnp.float32:
+            direction = direction_by(absorbed.plan_at(point.f, point.g))
+        else:
+            direction = lax.cond(
+                point.error > _COARSE,
+                lambda: direction_by(absorbed.coarse_plan_at(point.f, point.g)),
+                lambda: direction_by(absorbed.plan_at(point.f, point.g)),
+            )
         return _Search(
             base=point.g,
             direction=direction,
