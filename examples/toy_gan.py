@@ -218,8 +218,8 @@ def main(config: Config) -> None:
         return
 
     # Keys that no training step has used.
-    keys = jr.split(progress.state.key_at(config.steps), 4)
-    key_latents, key_real, key_other, key_gaussian = keys
+    key = progress.state.key_at(config.steps)
+    key_latents, key_real, key_other, key_gaussian = jr.split(key, 4)
     latents = trainer.latents(key_latents, NUM_EVALUATED)
     real, other = (np.asarray(mixture.draw(k, NUM_EVALUATED)) for k in (key_real, key_other))
     noise = np.asarray(jr.normal(key_gaussian, real.shape))

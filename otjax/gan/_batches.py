@@ -49,14 +49,13 @@ def key_data(key: Array) -> tuple[UInt32[Array, " size"], Any]:
 
     **Raises:** `ValueError`, naming `key`, for what is no key, and for several of them.
     """
-    key = jnp.asarray(key)
-    if not jnp.issubdtype(key.dtype, jax.dtypes.prng_key):
+    if not isinstance(key, Array) or not jnp.issubdtype(key.dtype, jax.dtypes.prng_key):
         try:
-            key = jr.wrap_key_data(key)
-        except TypeError as error:
+            key = jr.wrap_key_data(jnp.asarray(key))
+        except (TypeError, ValueError) as error:
             raise ValueError(
                 "`key` must be from `jax.random.key`, or, from `jax.random.PRNGKey`, of JAX's "
-                f"default kind, got shape {key.shape} and dtype {key.dtype}."
+                f"default kind, got {key!r}."
             ) from error
     if key.ndim != 0:
         raise ValueError(f"`key` must be one key, from `jax.random.key`, got shape {key.shape}.")
