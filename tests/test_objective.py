@@ -96,6 +96,4 @@ def test_default_epsilon_is_five_percent_of_the_mean_cost_above_the_least(engine
     geometry = helpers.ENGINES[engine](x, y, otjax.SqEuclidean())
     for epsilon, fraction in ((None, 0.05), (otjax.Relative(0.2), 0.2)):
         solution = otjax.solve(otjax.EntropicProblem(geometry, a, b, epsilon=epsilon))
-        np.testing.assert_allclose(
-            solution.problem.epsilon, fraction * (mean - least), rtol=1e-12
-        )
+        np.testing.assert_allclose(solution.problem.epsilon, fraction * (mean - least), rtol=1e-12)

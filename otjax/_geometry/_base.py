@@ -105,7 +105,5 @@ class AbstractPointGeometry(AbstractGeometry):
     y: eqx.AbstractVar[Float[Array, "m d"]]
 
     @abc.abstractmethod
-    def seen_from(
-        self, x: Float[Array, "k d"], b: Float[Array, " m"]
-    ) -> "AbstractPointGeometry":
+    def seen_from(self, x: Float[Array, "k d"], b: Float[Array, " m"]) -> "AbstractPointGeometry":
         """The geometry between any points `x` and the second support, of masses `b`."""

@@ -6,11 +6,17 @@ import equinox as eqx
 import jax
 import jax.lax as lax
 import jax.numpy as jnp
-from jaxtyping import Array, ArrayLike, Bool, Float
+from jaxtyping import Array, ArrayLike, Float
 
 from .._arrays import float_array
-from .._reduction import by_platform, fold_rows, is_allowed, map_rows, softmin_rows
-from .._reduction import without_infinities
+from .._reduction import (
+    by_platform,
+    fold_rows,
+    is_allowed,
+    map_rows,
+    softmin_rows,
+    without_infinities,
+)
 from ._base import AbstractGeometry, AbstractPlan, Prepared
 
 

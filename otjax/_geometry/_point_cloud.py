@@ -10,7 +10,14 @@ from .._arrays import constant, float_array
 from .._control import cond_any
 from .._ground_cost import AbstractGroundCost, GroundCost, SqEuclidean
 from .._reduction import (
-    AbstractEngine, apply, by_platform, default_engine, is_allowed, map_rows, Pairs, softmin,
+    AbstractEngine,
+    apply,
+    by_platform,
+    default_engine,
+    is_allowed,
+    map_rows,
+    Pairs,
+    softmin,
 )  # fmt: skip
 from ._base import AbstractPlan, AbstractPointGeometry, Prepared
 from ._cost_matrix import held
@@ -157,9 +164,7 @@ class RecomputedPlan(AbstractPlan):
 
     @property
     def T(self) -> "RecomputedPlan":
-        return RecomputedPlan(
-            self.engine, self.pairs.T, self.g, self.f, self.epsilon, self.dtype
-        )
+        return RecomputedPlan(self.engine, self.pairs.T, self.g, self.f, self.epsilon, self.dtype)
 
 
 def _mean_and_least(
@@ -175,9 +180,7 @@ def _mean_and_least(
         mean = jnp.sum(jnp.where(allowed, cost, 0) * b[None, :], axis=1)
         return mean, jnp.min(jnp.where(allowed, cost, jnp.inf), axis=1)
 
-    means, least = by_platform(
-        lambda block, x: map_rows(of_rows, x, block), *pairs.shape, pairs.x
-    )
+    means, least = by_platform(lambda block, x: map_rows(of_rows, x, block), *pairs.shape, pairs.x)
     return jnp.sum(a * means), jnp.min(least)
 
 

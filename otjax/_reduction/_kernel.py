@@ -71,7 +71,9 @@ def _jvp(primals, tangents):
     if factors is None:
         out = apply(*primals)
         _, tangent = eqx.filter_jvp(
-            lambda *scores: apply_by_rows(*scores, columns, None), tuple(scores[1:]), tuple(t_scores)
+            lambda *scores: apply_by_rows(*scores, columns, None),
+            tuple(scores[1:]),
+            tuple(t_scores),
         )
         if t_columns is not None:
             tangent += apply(*scores, t_columns)

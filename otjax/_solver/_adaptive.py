@@ -9,10 +9,8 @@ from .._control import cond_any
 from ._absorbed import Absorbed, AbstractStep, Alternating, Point
 from ._acceleration import AbstractAcceleration, Anderson, Best
 from ._annealing import AbstractAnnealing, annealing_or_default
-from ._base import AbstractSolver
 from ._loop import AbstractAbsorbedSolver
 from ._newton import Newton
-from ._sinkhorn import Sinkhorn
 
 
 # So many steps at a time tell how fast the extrapolation is; where the tolerance is further away
