@@ -5,8 +5,13 @@ import pathlib
 import sys
 import unittest.mock
 
+import jax
+import jax.numpy as jnp
 import numpy as np
 import pytest
+
+import otjax
+from otjax.testing import check_geometry
 
 
 BENCHMARKS = str(pathlib.Path(__file__).parents[1] / "benchmarks")
@@ -64,6 +69,32 @@ def test_contestants_solve_one_problem_and_their_potentials_are_read_alike(peers
         assert tight.error <= 1.1e-7 < loose.error
         values.append(tight.value)
     assert values == pytest.approx([values[0]] * 4, rel=1e-6)
+
+
+def test_the_passes_of_a_solve_are_counted(peers):
+    """All that a solve makes of a geometry; what counts keeps the contract of a geometry."""
+    *_, problems, _ = peers
+    from peers import profile
+
+    x = jnp.asarray(problems.normal(12, 2).x)
+    tally = profile.Tally()
+    check_geometry(profile.CountedGeometry(otjax.PointCloud(x[:8], x), tally, False))
+    jax.effects_barrier()
+    assert set(tally.counts) == set(profile.IN_ORDER[:7])
+
+    problem = problems.problem_of(problems.normal(32, 2), 5e-4, "float64")
+    counted, solution = profile.counts(problem, 1e-5)
+    steps = int(solution.stats.num_steps)
+    made, *products = (counted[kind] for kind in (profile.MADE, *profile.PRODUCTS))
+    # A step is a product from either side at least, and a plan serves many of them.
+    assert 1 < made < steps <= min(products)
+    # Newton's first directions are of single precision.
+    assert counted[profile.MADE + profile.SINGLE] <= counted[profile.PRODUCTS[0] + profile.SINGLE]
+    entropic = otjax.EntropicProblem(
+        otjax.PointCloud(problem.x, problem.y), epsilon=problem.epsilon
+    )
+    plain = otjax.solve(entropic, tolerance=1e-5, throw=False)
+    assert int(plain.stats.num_steps) == steps
 
 
 @pytest.mark.parametrize("counts", [False, True])
