@@ -180,7 +180,7 @@ def _mean_and_least(
         mean = jnp.sum(jnp.where(allowed, cost, 0) * b[None, :], axis=1)
         return mean, jnp.min(jnp.where(allowed, cost, jnp.inf), axis=1)
 
-    means, least = by_platform(lambda block, x: map_rows(of_rows, x, block), *pairs.shape, pairs.x)
+    means, least = by_platform(lambda block, x: map_rows(of_rows, x, block), pairs.shape, pairs.x)
     return jnp.sum(a * means), jnp.min(least)
 
 

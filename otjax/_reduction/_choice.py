@@ -15,9 +15,7 @@ _MATRICES = 12
 
 def device_memory() -> int:
     """The memory of the device that JAX computes on, in bytes: its own, or the host's for a CPU."""
-    device = jax.config.jax_default_device or jax.local_devices()[0]
-    if isinstance(device, str):
-        device = jax.local_devices(backend=device)[0]
+    device = jax.local_devices()[0]
     stats = device.memory_stats() or {}
     return stats.get("bytes_limit") or os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")
 
