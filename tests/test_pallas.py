@@ -3,6 +3,8 @@ lower to CUDA. Sizes are odd, so that the last block of each side is padded."""
 
 import contextlib
 
+import chex
+import helpers
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -10,6 +12,7 @@ import pytest
 from jax import export
 from jax.sharding import AbstractDevice, AbstractMesh, use_abstract_mesh
 
+import otjax
 from otjax import _pallas
 from otjax._pallas import _blocks, _primitives, DISTANCE, Profile, SQUARED
 
@@ -371,3 +374,46 @@ def test_scalings_lower_to_cuda(n, m):
     function = lambda *args: _pallas.scale(*args[:4], 10, exponents=args[4])
     program = lowered(function, (4, n, m), (4, n), (4, m), (4, m), (4, 2))
     assert program.count("xla.gpu.triton") == 1
+
+
+@pytest.mark.parametrize("d", [2, 12])
+def test_as_an_engine_it_solves_and_differentiates_as_the_held_matrix_does(d):
+    x, y = helpers.points(d=d, dtype=jnp.float32)
+    a, b = helpers.masses(zeros=True, dtype=jnp.float32)
+    v = helpers.points(4, d=d, dtype=jnp.float32)[0]
+
+    def measured(engine):
+        def value(x, y):
+            cloud = otjax.PointCloud(x, y, engine=engine)
+            problem = otjax.EntropicProblem(cloud, a, b, epsilon=jnp.float32(0.5 * d))
+            return otjax.solve(problem, tolerance=1e-5, throw=False).value
+
+        gradient = jax.grad(value, argnums=(0, 1))
+        return value(x, y), jax.jvp(lambda x: gradient(x, y), (x,), (v,))
+
+    expected = jax.jit(measured, static_argnums=0)(otjax.Dense())
+    got = jax.jit(measured, static_argnums=0)(otjax.Pallas(interpret=True))
+    chex.assert_trees_all_close(got, expected, rtol=1e-3, atol=1e-4)
+
+
+def test_as_an_engine_it_says_which_costs_it_knows():
+    x, y = helpers.points(dtype=jnp.float32)
+    cloud = otjax.PointCloud(x, y, cost=otjax.Cosine(), engine=otjax.Pallas())
+    with pytest.raises(ValueError, match="Euclidean"):
+        otjax.solve(otjax.EntropicProblem(cloud, epsilon=1.0))
+
+
+def test_elsewhere_the_engine_goes_by_xla():
+    # No kernel runs on this device, nor in double precision.
+    for dtype in (jnp.float32, jnp.float64):
+        x, y = helpers.points(dtype=dtype)
+        solve = jax.jit(
+            lambda x, y, engine: (
+                otjax.solve(
+                    otjax.EntropicProblem(otjax.PointCloud(x, y, engine=engine), epsilon=0.5)
+                ).value
+            ),
+            static_argnums=2,
+        )
+        expected = solve(x, y, otjax.Streamed())
+        np.testing.assert_allclose(solve(x, y, otjax.Pallas()), expected, rtol=1e-5)
