@@ -31,7 +31,12 @@ from ._marginals import (
     Unbalanced as Unbalanced,
 )
 from ._problem import EntropicProblem as EntropicProblem, Relative as Relative
-from ._reduction import AbstractEngine as AbstractEngine, Dense as Dense, Streamed as Streamed
+from ._reduction import (
+    AbstractEngine as AbstractEngine,
+    Dense as Dense,
+    Pallas as Pallas,
+    Streamed as Streamed,
+)
 from ._results import RESULTS as RESULTS
 from ._sinkhorn_divergence import sinkhorn_divergence as sinkhorn_divergence
 from ._solution import Solution as Solution, Stats as Stats

@@ -1,6 +1,6 @@
 """The Sinkhorn divergence, a transport loss without entropic bias."""
 
-from typing import NamedTuple
+from typing import NamedTuple, TypeAlias
 
 import jax.lax as lax
 import jax.numpy as jnp
@@ -13,7 +13,12 @@ from ._problem import EntropicProblem, Relative
 from ._results import is_invalid, RESULTS
 from ._solution import Solution
 from ._solve import solve
-from ._solver import AbstractSolver, Potentials, SymmetricSinkhorn
+from ._solver import AbstractSolver, SymmetricSinkhorn
+
+
+# Three pairs of potentials.
+Start: TypeAlias = tuple[ArrayLike, ArrayLike]
+Starts: TypeAlias = tuple[Start, Start, Start]
 
 
 class DivergenceSolutions(NamedTuple):
@@ -24,7 +29,7 @@ class DivergenceSolutions(NamedTuple):
     yy: Solution
 
     @property
-    def potentials(self) -> tuple[Potentials, Potentials, Potentials]:
+    def potentials(self) -> Starts:
         """Those of the three solutions: an `init` for a divergence of measures that are near."""
         return self.xy.potentials, self.xx.potentials, self.yy.potentials
 
@@ -41,7 +46,7 @@ def divergence(
     solver: AbstractSolver | None = None,
     self_solver: AbstractSolver | None = None,
     tolerance: ArrayLike | None = None,
-    init: tuple[Potentials, Potentials, Potentials] | None = None,
+    init: Starts | None = None,
     adjoint: AbstractAdjoint | None = None,
     max_steps: int | Int[Array, ""] | None = None,
 ) -> tuple[Float[Array, ""], DivergenceSolutions]:

@@ -18,16 +18,16 @@ class RESULTS(eqx.Enumeration):
         "`tolerance` or `epsilon`, or use float64."
     )
     unresolved_epsilon = (
-        "`epsilon` is below what rounding resolves at the size of these costs; the solution is that "
-        "at the least epsilon which is resolved. Raise `epsilon`, or use float64."
+        "`epsilon` is below what rounding resolves at the size of these costs; the solution is "
+        "that at the least epsilon which is resolved. Raise `epsilon`, or use float64."
     )
     not_symmetric = (
-        "`SymmetricSinkhorn` is for a measure against itself under a symmetric cost, and this problem "
-        "is not one. Pass `Sinkhorn()` or no `solver`."
+        "`SymmetricSinkhorn` is for a measure against itself under a symmetric cost, and this "
+        "problem is not one. Pass `Sinkhorn()` or no `solver`."
     )
     other_epsilon = (
-        "A self-term that was passed as a `Solution` belongs to another `epsilon` than the divergence. "
-        "Solve it at the same number, or pass `epsilon=None`."
+        "A self-term that was passed as a `Solution` belongs to another `epsilon` than the "
+        "divergence. Solve it at the same number, or pass `epsilon=None`."
     )
     nonfinite = (
         "The iteration met a number that is not finite; the last finite potentials are returned. "

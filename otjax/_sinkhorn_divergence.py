@@ -4,12 +4,12 @@ from typing import Literal, overload
 
 from jaxtyping import Array, ArrayLike, Float
 
-from ._divergence import divergence, DivergenceSolutions, nan_unless_valid
+from ._divergence import divergence, DivergenceSolutions, nan_unless_valid, Starts
 from ._geometry import PointCloud
 from ._ground_cost import GroundCost, SqEuclidean
 from ._marginals import AbstractMarginal, Balanced
 from ._problem import Relative
-from ._solver import AbstractSolver, Potentials
+from ._solver import AbstractSolver
 
 
 @overload
@@ -24,7 +24,7 @@ def sinkhorn_divergence(
     marginals: AbstractMarginal | tuple[AbstractMarginal, AbstractMarginal] = Balanced(),
     solver: AbstractSolver | None = None,
     tolerance: ArrayLike | None = None,
-    init: tuple[Potentials, Potentials, Potentials] | None = None,
+    init: Starts | None = None,
     has_aux: Literal[False] = False,
 ) -> Float[Array, ""]: ...
 
@@ -41,7 +41,7 @@ def sinkhorn_divergence(
     marginals: AbstractMarginal | tuple[AbstractMarginal, AbstractMarginal] = Balanced(),
     solver: AbstractSolver | None = None,
     tolerance: ArrayLike | None = None,
-    init: tuple[Potentials, Potentials, Potentials] | None = None,
+    init: Starts | None = None,
     has_aux: Literal[True],
 ) -> tuple[Float[Array, ""], DivergenceSolutions]: ...
 
@@ -57,7 +57,7 @@ def sinkhorn_divergence(
     marginals: AbstractMarginal | tuple[AbstractMarginal, AbstractMarginal] = Balanced(),
     solver: AbstractSolver | None = None,
     tolerance: ArrayLike | None = None,
-    init: tuple[Potentials, Potentials, Potentials] | None = None,
+    init: Starts | None = None,
     has_aux: bool = False,
 ) -> Float[Array, ""] | tuple[Float[Array, ""], DivergenceSolutions]:
     r"""The debiased transport cost between two weighted point clouds, as a loss:

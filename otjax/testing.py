@@ -49,9 +49,10 @@ def _pairs_to_compare(geometry, a, b, f, g) -> dict[str, tuple[Array, Array]]:
 
 
 def _numbers(n: int, m: int, dtype) -> tuple[Array, Array, Array, Array]:
-    draws = [jr.uniform(key, (k,), dtype) for key, k in zip(jr.split(jr.key(0), 4), (n, m) * 2)]
-    a, b = (0.5 + draw for draw in draws[:2])
-    return a / jnp.sum(a), b / jnp.sum(b), draws[2], draws[3]
+    keys = jr.split(jr.key(0), 4)
+    a, b = (0.5 + jr.uniform(key, (k,), dtype) for key, k in zip(keys[:2], (n, m), strict=True))
+    f, g = (jr.uniform(key, (k,), dtype) for key, k in zip(keys[2:], (n, m), strict=True))
+    return a / jnp.sum(a), b / jnp.sum(b), f, g
 
 
 def _matrix(geometry: AbstractGeometry, scale: Array) -> Array:
@@ -177,7 +178,7 @@ def _derivatives(geometry, a, b, f, g) -> dict[str, tuple[Array, Array, Array, A
         numeric = (function(along(step)) - function(along(-step))) / (2 * step)
         gradient, second = jax.jvp(jax.grad(function), (numbers,), (direction,))
         parts = zip(jax.tree.leaves(gradient), directions, strict=True)
-        backward = sum(jnp.sum(u * v) for u, v in parts)
+        backward = jnp.sum(jnp.stack([jnp.sum(u * v) for u, v in parts]))
         finite = [jnp.all(jnp.isfinite(leaf)) for leaf in jax.tree.leaves(second)]
         return forward, numeric, backward, jnp.all(jnp.stack(finite))
 

@@ -26,8 +26,8 @@ def skip_without(extra: str, *modules: str) -> pytest.MarkDecorator:
     return pytest.mark.skipif(bool(absent), reason=f"needs `otjax[{extra}]`: {absent}")
 
 
-# Sizes such that a cloud streamed `BLOCK` rows at a time is reduced in several blocks, with a shorter
-# last one, from both sides.
+# Sizes such that a cloud streamed `BLOCK` rows at a time is reduced in several blocks, with a
+# shorter last one, from both sides.
 N, M, D = 13, 9, 2
 BLOCK = 4
 

@@ -59,7 +59,7 @@ class CostMatrix(AbstractGeometry):
     def softmin(self, h: Float[Array, " m"], epsilon: Float[Array, ""]) -> Float[Array, " n"]:
         rows = lambda cost: softmin_rows(cost, h, epsilon)
         return by_platform(
-            lambda block, cost: map_rows(rows, cost, block), *self.shape, self.matrix
+            lambda block, cost: map_rows(rows, cost, block), self.matrix.shape, self.matrix
         )
 
     def plan(
@@ -90,7 +90,7 @@ def held(cost: Float[Array, "n m"], a: Float[Array, " n"], b: Float[Array, " m"]
         return jnp.sum(sums, axis=0), jnp.min(least)
 
     fixed = lax.stop_gradient((cost, a / jnp.sum(a)))
-    sums, least = by_platform(of_blocks, *cost.shape, fixed)
+    sums, least = by_platform(of_blocks, cost.shape, fixed)
     mean = jnp.sum(lax.stop_gradient(b / jnp.sum(b)) * sums)
     return Prepared(CostMatrix(cost), jnp.all(finite), mean, least)
 
@@ -126,7 +126,7 @@ class TransposedCostMatrix(AbstractGeometry):
         cost = self.original.matrix
         blocks = by_platform(
             lambda block, rows: jax.nn.logsumexp(fold_rows(of_columns, rows, block), axis=0),
-            *cost.shape,
+            cost.shape,
             (cost, h),
         )
         return -epsilon * blocks
@@ -157,7 +157,7 @@ class DensePlan(AbstractPlan):
             rows = lambda entries: _product(jnp.square(entries), vector)
             return by_platform(
                 lambda block, entries: map_rows(rows, entries, block),
-                *self.matrix.shape,
+                self.matrix.shape,
                 self.matrix,
             )
 
@@ -167,7 +167,7 @@ class DensePlan(AbstractPlan):
 
         return by_platform(
             lambda block, rows: jnp.sum(fold_rows(of_columns, rows, block), axis=0),
-            *self.matrix.shape,
+            self.matrix.shape,
             (self.matrix, vector),
         )
 

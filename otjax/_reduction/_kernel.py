@@ -10,6 +10,8 @@ With $P_{ij} = \exp(s_{ij})$, $s_{ij} = (f_i + g_j - C_{ij}) / \epsilon$, the op
 - A soft minimum has the tangent of $-\epsilon P 1$, with $P$ at itself.
 """
 
+import functools as ft
+
 import equinox as eqx
 import equinox.internal as eqxi
 import jax
@@ -65,29 +67,24 @@ def _abstract_eval(engine, pairs, f, g, epsilon, columns):
 
 
 def _jvp(primals, tangents):
-    *scores, columns = primals
-    _, *t_scores, t_columns = tangents
-    factors = _tangent_factors(scores[1:], t_scores)
+    at = ft.partial(apply, *primals[:5])
+    scores, columns = primals[1:5], primals[5]
+    t_scores, t_columns = tangents[1:5], tangents[5]
+    factors = _tangent_factors(scores, t_scores)
     if factors is None:
-        out = apply(*primals)
-        _, tangent = eqx.filter_jvp(
-            lambda *scores: apply_by_rows(*scores, columns, None),
-            tuple(scores[1:]),
-            tuple(t_scores),
-        )
-        if t_columns is not None:
-            tangent += apply(*scores, t_columns)
-        return out, tangent
+        in_blocks = ft.partial(apply_by_rows, columns=columns, block=None)
+        _, tangent = eqx.filter_jvp(in_blocks, scores, t_scores)
+        return at(columns), tangent if t_columns is None else tangent + at(t_columns)
     # The result and what a tangent multiplies in one application, and all tangents in another.
     moving_rows, moving_columns = factors
     k = columns.shape[1]
     fixed = [columns, *(_times(right, columns) for _, right in moving_rows)]
     moved = [_times(right, columns) for _, right in moving_columns]
     moved += [] if t_columns is None else [t_columns]
-    product = apply(*scores, jnp.concatenate(fixed, axis=1))
+    product = at(jnp.concatenate(fixed, axis=1))
     out, tangent = product[:, :k], _contract([left for left, _ in moving_rows], product[:, k:], k)
     if moved:
-        product = apply(*scores, jnp.concatenate(moved, axis=1))
+        product = at(jnp.concatenate(moved, axis=1))
         tangent += _contract([left for left, _ in moving_columns], product, k)
         tangent += 0 if t_columns is None else product[:, -k:]
     return out, tangent

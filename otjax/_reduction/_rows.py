@@ -1,7 +1,7 @@
 """Reductions over the rows of an n x m matrix, a block of rows at a time."""
 
 from collections.abc import Callable
-from typing import TypeVar
+from typing import Any, TypeVar
 
 import jax
 import jax.lax as lax
@@ -23,11 +23,13 @@ def block_rows(num_rows: int, num_columns: int, entries: int) -> int:
 
 
 def by_platform(
-    compute: Callable[[int, PyTree[Array]], Out], n: int, m: int, rows: PyTree[Array]
+    compute: Callable[[int, Any], Out], shape: tuple[int, ...], rows: PyTree[Array]
 ) -> Out:
-    """`compute(block, rows)` for a matrix of n x m with the block size of the platform that it
+    """`compute(block, rows)` for a matrix of `shape` with the block size of the platform that it
     runs on."""
-    cpu, accelerator = (block_rows(n, m, size) for size in (_CPU_BLOCK, _ACCELERATOR_BLOCK))
+    cpu, accelerator = (
+        block_rows(shape[0], shape[1], size) for size in (_CPU_BLOCK, _ACCELERATOR_BLOCK)
+    )
     if cpu == accelerator:
         return compute(cpu, rows)
     return lax.platform_dependent(

@@ -40,7 +40,7 @@ def apply_by_rows(
     columns: Float[Array, "m k"],
     block: int | None,
 ) -> Float[Array, "n k"]:
-    """`AbstractEngine.apply` in blocks of `block` rows, in operations that JAX can differentiate."""
+    """`AbstractEngine.apply` in blocks of `block` rows, in operations that JAX differentiates."""
 
     def reduce(rows: tuple[Float[Array, "k d"], Float[Array, " k"]]) -> Array:
         x, f = rows
@@ -57,7 +57,7 @@ def _in_blocks(reduce, rows, pairs: Pairs, block: int | None):
     width = 1 if isinstance(pairs.cost, AbstractGroundCost) else pairs.x.shape[1]
     if block is not None:
         return map_rows(reduce, rows, min(block, n))
-    return by_platform(lambda block, rows: map_rows(reduce, rows, block), n, m * width, rows)
+    return by_platform(lambda block, rows: map_rows(reduce, rows, block), (n, m * width), rows)
 
 
 class Streamed(AbstractEngine):

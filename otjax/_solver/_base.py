@@ -62,9 +62,21 @@ def tolerance_or_default(
     return tolerance.astype(floor.dtype)
 
 
-def rounding_floor(
-    epsilon: Float[Array, ""], f: Float[Array, " n"], g: Float[Array, " m"]
-) -> Float[Array, ""]:
-    """The marginal error that rounding of the potentials alone causes."""
-    size = jnp.max(jnp.abs(f)) + jnp.max(jnp.abs(g))
-    return jnp.finfo(f.dtype).eps * size / epsilon
+# The least epsilon that is solved for, in units of the rounding of the potentials: there each entry
+# of the plan is known to some per cent.
+_RESOLUTION = 64
+
+
+def size_of(f: Float[Array, " n"], g: Float[Array, " m"]) -> Float[Array, ""]:
+    """The size of potentials, of which their rounding is a part; not finite if one is not."""
+    return jnp.max(jnp.abs(f)) + jnp.max(jnp.abs(g))
+
+
+def rounding_floor(epsilon: Float[Array, ""], size: Float[Array, ""]) -> Float[Array, ""]:
+    """The marginal error that rounding of potentials of this size alone causes."""
+    return jnp.finfo(size.dtype).eps * size / epsilon
+
+
+def least_resolved_epsilon(size: Float[Array, ""]) -> Float[Array, ""]:
+    """The least epsilon at which potentials of this size make a plan that means something."""
+    return _RESOLUTION * jnp.finfo(size.dtype).eps * size

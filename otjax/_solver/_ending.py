@@ -1,7 +1,7 @@
 """Why the iteration with one plan ends, and what follows: the loop's table of transitions."""
 
 import enum
-from typing import NamedTuple
+from typing import NamedTuple, TypeAlias
 
 import jax.numpy as jnp
 from jaxtyping import Array, Bool, Int
@@ -21,16 +21,19 @@ class Ending(enum.IntEnum):
     UNFIT = 8  # the step is not one for this problem
 
 
+Flag: TypeAlias = bool | Bool[Array, ""]
+
+
 class Move(NamedTuple):
     """What follows a round."""
 
-    lower: bool = False  # to the next epsilon
-    jump: bool = False  # to the problem's own epsilon at once
-    at_rest: bool = False  # from where the acceleration rests, not from the least error
-    anew: bool = False  # with an empty history
-    by_log: bool = False  # by a log-sum-exp
-    look: bool = False  # makes the error afresh, and ends
-    end: bool = False  # ends
+    lower: Flag = False  # to the next epsilon
+    jump: Flag = False  # to the problem's own epsilon at once
+    at_rest: Flag = False  # from where the acceleration rests, not from the least error
+    anew: Flag = False  # with an empty history
+    by_log: Flag = False  # by a log-sum-exp
+    look: Flag = False  # makes the error afresh, and ends
+    end: Flag = False  # ends
 
 
 # For each ending, what follows before the last epsilon, and at it.

@@ -12,7 +12,15 @@ from .._dual import centre, dual_value, marginal_error, transport_plan
 from .._problem import PreparedProblem
 from .._results import RESULTS
 from ._annealing import AbstractAnnealing, annealing_or_default
-from ._base import AbstractSolver, Outcome, Potentials, rounding_floor, tolerance_or_default
+from ._base import (
+    AbstractSolver,
+    least_resolved_epsilon,
+    Outcome,
+    Potentials,
+    rounding_floor,
+    size_of,
+    tolerance_or_default,
+)
 from ._start import start
 
 
@@ -68,7 +76,11 @@ class LBFGS(AbstractSolver):
     ) -> Outcome:
         optimiser = optax.lbfgs(memory_size=self.memory)
         limit = jnp.asarray(_MAX_STEPS if max_steps is None else max_steps, jnp.int32)
-        (_, g), epsilon = start(problem, self.annealing, init, limit)
+        (f, g), epsilon = start(problem, self.annealing, init, limit)
+        least = least_resolved_epsilon(size_of(f, g))
+        resolved = problem.epsilon >= least
+        problem = problem.at(jnp.maximum(problem.epsilon, least))
+        epsilon = jnp.maximum(epsilon, least)
         begin = _State(
             scaled=g / epsilon,
             best=g,
@@ -84,7 +96,7 @@ class LBFGS(AbstractSolver):
             lambda state: self._step(problem, optimiser, state, limit),
             begin,
         )
-        return self._outcome(problem, end)
+        return self._outcome(problem, end, resolved)
 
     def _step(
         self,
@@ -104,7 +116,7 @@ class LBFGS(AbstractSolver):
         error = jnp.sum(jnp.abs(gradient)) / jnp.sum(target)
         at_end = state.epsilon <= problem.epsilon
         f = best_response(current, state.epsilon * state.scaled)
-        floor = rounding_floor(state.epsilon, f, state.epsilon * state.scaled)
+        floor = rounding_floor(state.epsilon, size_of(f, state.epsilon * state.scaled))
         tolerance = tolerance_or_default(self.tolerance, floor)
         stage_tolerance = self.annealing.tolerance(state.epsilon, problem.epsilon, tolerance)
         solved = error <= stage_tolerance
@@ -139,7 +151,7 @@ class LBFGS(AbstractSolver):
             | ~finite,
         )
 
-    def _outcome(self, problem: PreparedProblem, end: _State) -> Outcome:
+    def _outcome(self, problem: PreparedProblem, end: _State, resolved: Bool[Array, ""]) -> Outcome:
         """The potentials of least error, with the first one the best response to the second."""
         f = best_response(problem, end.best)
         # Points of mass zero take no part in the dual; their potentials follow the others.
@@ -147,10 +159,13 @@ class LBFGS(AbstractSolver):
         plan = transport_plan(problem, f, g)
         marginals = plan.mv(jnp.ones_like(g)), plan.T.mv(jnp.ones_like(f))
         error = marginal_error(problem, f, g, marginals)
-        tolerance = tolerance_or_default(self.tolerance, rounding_floor(problem.epsilon, f, g))
+        tolerance = tolerance_or_default(
+            self.tolerance, rounding_floor(problem.epsilon, size_of(f, g))
+        )
         stalled = end.since_progress >= _PATIENCE
         result = RESULTS.where(stalled, RESULTS.stagnated, RESULTS.max_steps_reached)
         result = RESULTS.where(error <= tolerance, RESULTS.successful, result)
+        result = RESULTS.where(resolved, result, RESULTS.unresolved_epsilon)
         result = RESULTS.where(jnp.isfinite(error), result, RESULTS.nonfinite)
         return Outcome(f, g, problem.epsilon, marginals, end.num_steps, result)
 

@@ -14,7 +14,15 @@ from .._results import RESULTS
 from ._absorbed import Absorbed, AbstractStep, DRIFT
 from ._acceleration import AbstractAcceleration, Best
 from ._annealing import AbstractAnnealing
-from ._base import AbstractSolver, Outcome, Potentials, tolerance_or_default
+from ._base import (
+    AbstractSolver,
+    least_resolved_epsilon,
+    Outcome,
+    Potentials,
+    rounding_floor,
+    size_of,
+    tolerance_or_default,
+)
 from ._ending import Ending, move_after
 from ._start import start
 
@@ -23,9 +31,6 @@ from ._start import start
 # away four times as many mean that the acceleration goes round in circles: it begins anew.
 _PATIENCE = 50
 _MAX_STEPS = 5000
-# The least epsilon that is solved for, in units of the rounding of the potentials: there each entry
-# of the plan is known to some per cent.
-_RESOLUTION = 64
 
 
 class _Round(eqx.Module):
@@ -87,7 +92,7 @@ class AbstractAbsorbedSolver(AbstractSolver):
         begin = _Round(
             f=f,
             g=g,
-            size=_size(f, g),
+            size=size_of(f, g),
             epsilon=epsilon,
             history=acceleration.init(g),
             anew=~no,
@@ -108,7 +113,7 @@ class AbstractAbsorbedSolver(AbstractSolver):
     def _round(self, problem: PreparedProblem, state: _Round, limit: Int[Array, ""]) -> _Round:
         """Makes the plan at the current potentials, looks at it, and iterates with it."""
         step, annealing, acceleration = self.parts()
-        least = _RESOLUTION * jnp.finfo(state.size.dtype).eps * state.size
+        least = least_resolved_epsilon(state.size)
         epsilon = jnp.maximum(state.epsilon, least)
         at_end = epsilon <= jnp.maximum(problem.epsilon, least)
         current = problem.at(epsilon)
@@ -116,7 +121,7 @@ class AbstractAbsorbedSolver(AbstractSolver):
         f, g = cond_any(
             state.by_log, lambda: step.far(current, state.g), lambda: (state.f, state.g)
         )
-        size = _size(f, g)
+        size = size_of(f, g)
         finite = jnp.isfinite(size)
         f, g = jnp.where(finite, f, state.f), jnp.where(finite, g, state.g)
         num_steps = state.num_steps + state.by_log.astype(jnp.int32)
@@ -124,7 +129,7 @@ class AbstractAbsorbedSolver(AbstractSolver):
         row, column = absorbed.plan.density.mv(problem.b), absorbed.plan.density.T.mv(problem.a)
         marginals = problem.a * row, problem.b * column
         error = marginal_error(current, f, g, marginals)
-        floor = jnp.finfo(size.dtype).eps * size / epsilon
+        floor = rounding_floor(epsilon, size)
         tolerance = annealing.tolerance(
             epsilon, problem.epsilon, tolerance_or_default(self.tolerance, floor)
         )
@@ -166,9 +171,9 @@ class AbstractAbsorbedSolver(AbstractSolver):
             size=size,
             epsilon=jnp.where((move.lower | move.jump) & ~at_end, following, epsilon),
             history=inner.history,
-            anew=move.anew,
+            anew=jnp.asarray(move.anew),
             by_log=move.by_log & (inner.num_steps < limit) & ~ends_now,
-            look=move.look,
+            look=jnp.asarray(move.look),
             marginals=marginals,
             num_steps=inner.num_steps,
             ending=ending,
@@ -266,11 +271,6 @@ def _verdict(ending: Int[Array, ""], resolved: Bool[Array, ""]) -> RESULTS:
     result = RESULTS.where(resolved, result, RESULTS.unresolved_epsilon)
     result = RESULTS.where(ending == Ending.NOT_FINITE, RESULTS.nonfinite, result)
     return RESULTS.where(ending == Ending.UNFIT, RESULTS.not_symmetric, result)
-
-
-def _size(f: Float[Array, " n"], g: Float[Array, " m"]) -> Float[Array, ""]:
-    """The size of potentials, of which their rounding is a part; not finite if one is not."""
-    return jnp.max(jnp.abs(f)) + jnp.max(jnp.abs(g))
 
 
 def _in_range(row: Float[Array, " n"], column: Float[Array, " m"]) -> Bool[Array, ""]:

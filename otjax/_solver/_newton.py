@@ -21,8 +21,8 @@ from ._loop import AbstractAbsorbedSolver
 
 # In units of epsilon: how far a direction goes at first. The dual is quadratic over a few units.
 _RADIUS = 4.0
-# Above this marginal error directions are good enough in single precision, at half the price. Below,
-# what is left to do is where the Hessian is nearly singular, which single precision does not see.
+# Above this marginal error directions are good enough in single precision, at half the price.
+# Below, what is left is where the Hessian is nearly singular, which single precision does not see.
 _COARSE = 1e-5
 
 
