@@ -1,8 +1,10 @@
 """What the benchmark against the peers says is right: errors, conventions, search, summary."""
 
+import json
 import math
 import pathlib
 import sys
+import time
 import unittest.mock
 import warnings
 
@@ -25,7 +27,23 @@ def peers(monkeypatch):
     from peers import contestants, measure, problems, report
 
     yield (contestants, measure, problems, report)
-    for name in [name for name in sys.modules if name.split(".")[0] in ("peers", "against_peers")]:
+    forget("peers", "against_peers", "host")
+
+
+@pytest.fixture
+def gpu(monkeypatch):
+    """The script for a GPU, and its parts."""
+    monkeypatch.syspath_prepend(BENCHMARKS)
+    monkeypatch.setenv("XLA_PYTHON_CLIENT_PREALLOCATE", "false")
+    import gpu_engine
+    from gpu import checks, times
+
+    yield (gpu_engine, checks, times)
+    forget("gpu", "gpu_engine", "accelerator", "host")
+
+
+def forget(*modules):
+    for name in [name for name in sys.modules if name.split(".")[0] in modules]:
         del sys.modules[name]
 
 
@@ -306,3 +324,86 @@ def test_a_first_call_is_of_what_it_is_named_after(peers, jax_as_users_have_it):
                 made = first_calls.first_call(library, operation, row)
             assert made["value"] == pytest.approx(value, rel=1e-3)
             assert made["first"] > made["second"]
+
+
+def test_the_checks_of_engines_are_of_the_right_solution(gpu):
+    """The solution itself passes, with its derivatives; each of them, a little off, does not."""
+    _, checks, _ = gpu
+    from accelerator import close
+
+    _, _, epsilon, right, _, curvature = checks.expected(12, 9, 2)
+
+    def passed(**off):
+        part = lambda name: 1 + off.get(name, 0.0)
+        got = (
+            (right.value * part("value"), (right.f * part("f") + 2, right.g - 2)),
+            (right.by_x * part("by_x"), right.by_epsilon * part("by_epsilon")),
+            curvature * part("second"),
+        )
+        errors = checks.deviations(got, right, curvature, epsilon)
+        return close("check", errors, checks.LIMITS)["passed"]
+
+    assert passed()
+    for name in ("value", "f", "by_x", "by_epsilon", "second"):
+        assert not passed(**{name: 0.03}), name
+
+
+@pytest.mark.parametrize("d", [2, 16])
+def test_errors_of_timed_solves_are_made_afresh(gpu, d):
+    """By blocks, in double precision: as the host makes them of the whole matrix."""
+    *_, times = gpu
+    from host import marginal_error, mixtures, truth
+
+    x, y = mixtures(24, 24, d)
+    masses = np.full(24, 1 / 24)
+    epsilon = np.float32(0.05 * np.mean(np.sum((x[:, None] - y[None]) ** 2, -1)))
+    right = truth(x, y, masses, masses, float(epsilon), math.inf)
+    error, by_x = times.afresh(x, y, right.f, right.g, epsilon)
+    assert error < 1e-6  # that epsilon is rounded
+    np.testing.assert_allclose(by_x, right.by_x, atol=1e-6)
+    error, _ = times.afresh(x, y, right.f + 0.1 * epsilon, right.g, epsilon)
+    f = right.f + 0.1 * epsilon
+    assert error == pytest.approx(marginal_error(x, y, f, right.g, float(epsilon)))
+    assert error == pytest.approx(2 * math.expm1(0.1), rel=1e-5)
+
+
+def test_a_run_on_a_gpu_ends_and_keeps_what_it_has(gpu, monkeypatch, tmp_path):
+    """Parts that are late, fail, or find no time are records, whole after each."""
+    script, *_ = gpu
+    output = tmp_path / "out.json"
+    seen = []
+
+    def late(scale):
+        yield {"name": "quick", "passed": True}
+        seen.append(json.loads(output.read_text()))
+        time.sleep(10)
+
+    def failing(scale):
+        yield {"name": "before", "passed": True}
+        raise ValueError("no memory")
+
+    def whole(scale):
+        yield {"name": "whole", "passed": True}
+
+    parts = {"late": (late, 0.2), "failing": (failing, 9.0), "whole": (whole, 9.0)}
+    monkeypatch.setattr(script, "PARTS", parts)
+    monkeypatch.setattr(sys, "argv", ["gpu_engine.py", str(output), "--quick"])
+    assert script.main() == 1
+    report = json.loads(output.read_text())
+    names = [record["name"] for record in report["records"]]
+    assert names == ["quick", "late", "before", "failing", "whole"]
+    assert "after" in report["records"][1]["skipped"]
+    assert "no memory" in report["records"][3]["error"]
+    assert report["complete"] and not report["passed"]
+    assert not seen[0]["complete"] and len(seen[0]["records"]) == 1
+
+    monkeypatch.setattr(sys, "argv", ["gpu_engine.py", str(output), "--deadline", "0.5"])
+    assert script.main() == 0
+    assert {record["skipped"] for record in json.loads(output.read_text())["records"]} == {
+        "out of time"
+    }
+
+    ended = []
+    monkeypatch.setattr(script.os, "_exit", ended.append)
+    script.end_for_good(script.Report(output, script.QUICK))
+    assert ended == [3] and json.loads(output.read_text())["records"][0]["error"] == "it hung"
