@@ -123,7 +123,8 @@ def _centred(
     x: Float[Array, "n d"], y: Float[Array, "m d"]
 ) -> tuple[Float[Array, "n d"], Float[Array, "m d"]]:
     centre = lax.stop_gradient(jnp.mean(y, axis=0, keepdims=True))
-    return x - centre, y - centre
+    # Once: computed anew for each use, and rounded differently, they would not be the same points.
+    return lax.optimization_barrier((x - centre, y - centre))
 
 
 def _rounding_noise(x: Float[Array, "n d"], y: Float[Array, "m d"]) -> Float[Array, "..."]:

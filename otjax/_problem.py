@@ -134,12 +134,7 @@ class EntropicProblem(eqx.Module):
                 "`marginals` must be `Balanced()`, `Unbalanced(rho)` or a pair of them, got "
                 f"{marginals!r}."
             )
-        self.marginals = tuple(
-            Balanced()
-            if isinstance(side, Unbalanced) and known_number(side.rho) == jnp.inf
-            else side
-            for side in pair
-        )
+        self.marginals = _constraint(pair[0]), _constraint(pair[1])
 
     @property
     def T(self) -> "EntropicProblem":
@@ -182,6 +177,12 @@ class EntropicProblem(eqx.Module):
         ):
             result = RESULTS.where(valid, result, otherwise)
         return PreparedProblem(geometry, a, b, epsilon, (side_a, side_b), mean, least), result
+
+
+def _constraint(side: AbstractMarginal) -> AbstractMarginal:
+    """The same, or what a penalty without bound is."""
+    hard = isinstance(side, Unbalanced) and known_number(side.rho) == jnp.inf
+    return Balanced() if hard else side
 
 
 def _has_gauge(marginals: tuple[AbstractMarginal, AbstractMarginal]) -> bool:

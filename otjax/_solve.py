@@ -84,8 +84,7 @@ def _solve(
     prepared, validity = problem.prepare()
     # Nothing is differentiated through the iterations of a solver.
     fixed = constant(prepared)
-    run = lambda solver, *args: solver.run(*args)
-    outcome = in_turn(run, solver, fixed, constant(init), max_steps)
+    outcome = in_turn(type(solver).run, solver, fixed, constant(init), max_steps)()
     # The problem's own, or the least that is resolved; then there is nothing to differentiate.
     epsilon = jnp.where(outcome.epsilon > fixed.epsilon, outcome.epsilon, prepared.epsilon)
     prepared = prepared.at(epsilon)
