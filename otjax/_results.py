@@ -35,3 +35,15 @@ class RESULTS(eqx.Enumeration):
         "`epsilon` must be finite and positive, in units of the cost. Pass a positive `epsilon`."
     )
     invalid_rho = "`rho` must be positive and not NaN. Pass a positive `rho` to `Unbalanced`."
+    infeasible = (
+        "No plan meets the constraints: with the pairs that are forbidden (a cost of +inf, an entry "
+        "of zero) there is too little room for the masses that must go there. Allow more pairs."
+    )
+    no_total_support = (
+        "Zeros of the matrix force further entries to zero. The matrix returned is near this limit, "
+        "but its derivatives mean nothing. Set those entries to zero, or make zeros positive."
+    )
+    negative_entries = (
+        "The entries of the matrix must not be negative. Pass `jnp.exp` or `jnp.abs` of it, or its "
+        "logarithms to `sinkhorn_knopp_log`."
+    )

@@ -1,0 +1,161 @@
+"""The Birkhoff polytope and its siblings: matrices scaled to given marginals."""
+
+import equinox as eqx
+import jax.numpy as jnp
+from jaxtyping import Array, ArrayLike, Float, Int
+
+from ._arrays import constant, count, float_array
+from ._control import cond_any
+from ._geometry import CostMatrix
+from ._problem import EntropicProblem
+from ._results import RESULTS
+from ._solution import Solution, Stats
+from ._solve import solve
+from ._solver import AbstractSolver
+from ._support import lacks_total_support, overfull
+
+
+class ScaledMatrix(eqx.Module):
+    r"""A matrix scaled to given marginals, $S_{ij} = e^{r_i} A_{ij} e^{c_j}$.
+
+    - `matrix`: $S$, shape (n, m); zero where $A$ is. Differentiable in $A$ and the marginals, in
+        both modes and at every order. An entry of zero is not there: it has the derivative 0.
+    - `log_scalings`: $(r, c)$, shapes (n,) and (m,); `-inf` for rows and columns of mass zero.
+    - `result`: a member of `RESULTS`. Besides what `solve` returns, `infeasible` if no matrix with
+        these zeros has these marginals, `no_total_support` if further entries had to become zero,
+        and `negative_entries`. Numbers are finite whatever it is.
+    - `stats`: steps of the solver, and the L1 errors of both marginals over the total mass.
+    """
+
+    matrix: Float[Array, "n m"]
+    log_scalings: tuple[Float[Array, " n"], Float[Array, " m"]]
+    result: RESULTS
+    stats: Stats
+
+
+def sinkhorn_knopp(
+    matrix: ArrayLike,
+    a: ArrayLike | None = None,
+    b: ArrayLike | None = None,
+    *,
+    solver: AbstractSolver | None = None,
+    max_steps: int | Int[Array, ""] | None = None,
+) -> ScaledMatrix:
+    r"""Scales the rows and columns of a non-negative matrix such that they sum to `a` and `b`.
+
+    With the defaults, the scaling of a square matrix that is doubly stochastic. It is the matrix
+    of these marginals that is closest to `matrix` in the Kullback-Leibler divergence, that is, the
+    plan of entropic transport with costs $-\log A_{ij}$ and `epsilon` 1, and solved as that:
+    derivatives are those of the solution, not of the iterations. For logits, see
+    `sinkhorn_knopp_log`.
+
+    **Arguments:**
+
+    - `matrix`: the matrix $A$, shape (n, m), of entries that are not negative. Zeros stay zero.
+    - `a`, `b`: the sums of rows, shape (n,), and of columns, shape (m,), of one total; `None` is 1
+        for each. A row or column of mass zero becomes zero, whatever its entries.
+    - `solver`, `max_steps`: as in `solve`.
+
+    **Returns:** a `ScaledMatrix`. Never raises for values: look at `result`.
+
+    **Raises:** `ValueError` for wrong shapes, dtypes and types, and for a matrix that is not
+    square where `a` or `b` would be needed.
+    """
+    matrix = float_array(matrix, "matrix", "n m")
+    steps = None if max_steps is None else count(max_steps, "max_steps")
+    return _scale_entries(matrix, _marginals(matrix, a, b), solver, steps)
+
+
+def sinkhorn_knopp_log(
+    log_matrix: ArrayLike,
+    a: ArrayLike | None = None,
+    b: ArrayLike | None = None,
+    *,
+    solver: AbstractSolver | None = None,
+    max_steps: int | Int[Array, ""] | None = None,
+) -> ScaledMatrix:
+    r"""`sinkhorn_knopp` of a matrix that is given by its logarithms, such as logits over a
+    temperature; they may be of any size. The matrix itself is never formed.
+
+    **Arguments:**
+
+    - `log_matrix`: the logarithms, shape (n, m); `-inf` is an entry of zero.
+    - `a`, `b`, `solver`, `max_steps`: as in `sinkhorn_knopp`.
+
+    **Returns:** a `ScaledMatrix`; its `matrix` holds the entries, not their logarithms.
+
+    **Raises:** as `sinkhorn_knopp`.
+    """
+    logs = float_array(log_matrix, "log_matrix", "n m")
+    steps = None if max_steps is None else count(max_steps, "max_steps")
+    return _scale_logs(logs, _marginals(logs, a, b), solver, steps)
+
+
+@eqx.filter_jit
+def _scale_entries(
+    matrix: Float[Array, "n m"],
+    marginals: tuple[Float[Array, " n"], Float[Array, " m"]],
+    solver: AbstractSolver | None,
+    max_steps: Int[Array, ""] | None,
+) -> ScaledMatrix:
+    positive = matrix > 0
+    logs = jnp.log(jnp.where(positive, matrix, 1))
+    # What is NaN stays so, to be found with all that is not finite.
+    logs = jnp.where(positive | jnp.isnan(matrix), logs + 0 * matrix, -jnp.inf)
+    scaled = _scale_logs(logs, marginals, solver, max_steps)
+    result = RESULTS.where(jnp.any(matrix < 0), RESULTS.negative_entries, scaled.result)
+    return eqx.tree_at(lambda scaled: scaled.result, scaled, result)
+
+
+@eqx.filter_jit
+def _scale_logs(
+    logs: Float[Array, "n m"],
+    marginals: tuple[Float[Array, " n"], Float[Array, " m"]],
+    solver: AbstractSolver | None,
+    max_steps: Int[Array, ""] | None,
+) -> ScaledMatrix:
+    a, b = marginals
+    problem = EntropicProblem(CostMatrix(-logs), a, b, epsilon=1.0)
+    solution = solve(problem, solver, max_steps=max_steps, throw=False)
+    matrix = solution.plan.as_matrix()
+    r, c = (
+        potential + jnp.where(mass > 0, jnp.log(jnp.where(mass > 0, mass, 1)), -jnp.inf)
+        for potential, mass in zip(solution.potentials, (a, b), strict=True)
+    )
+    result = _with_support(problem, solution, matrix)
+    return ScaledMatrix(matrix, (r, c), result, solution.stats)
+
+
+def _with_support(
+    problem: EntropicProblem, solution: Solution, matrix: Float[Array, "n m"]
+) -> RESULTS:
+    """The result of the solve, or what the zeros of the matrix say about it."""
+    problem, f, matrix = constant((problem, solution.potentials[0], matrix))
+    a, b, result = problem.a, problem.b, solution.result
+    allowed = (a > 0)[:, None] & (b > 0)[None, :] & (problem.geometry.matrix < jnp.inf)
+    converged = result == RESULTS.successful
+    # Not if something else is wrong: masses, say, or entries.
+    failed = (result == RESULTS.max_steps_reached) | (result == RESULTS.stagnated)
+    failed |= result == RESULTS.nonfinite
+    infeasible = cond_any(failed, lambda: overfull(allowed, a, b, f), lambda: jnp.array(False))
+    error = solution.stats.marginal_error * jnp.sum(a)
+    partial = lacks_total_support(allowed, a, b, matrix, error)
+    result = RESULTS.where((converged | failed) & partial, RESULTS.no_total_support, result)
+    return RESULTS.where(failed & infeasible, RESULTS.infeasible, result)
+
+
+def _marginals(
+    matrix: Float[Array, "n m"], a: ArrayLike | None, b: ArrayLike | None
+) -> tuple[Float[Array, " n"], Float[Array, " m"]]:
+    n, m = matrix.shape
+    if n != m and (a is None or b is None):
+        raise ValueError(
+            f"`matrix` must be square if `a` or `b` is left open, got shape {matrix.shape}; pass "
+            "both sums, of one total."
+        )
+    one = lambda mass, name, size: (
+        jnp.ones((size,), matrix.dtype)
+        if mass is None
+        else float_array(mass, name, "points").astype(matrix.dtype)
+    )
+    return one(a, "a", n), one(b, "b", m)
