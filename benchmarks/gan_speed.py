@@ -35,6 +35,7 @@ from torch_wgan import Draws, Game, network, Recipe
 
 import otjax
 from otjax.gan import Trainer, TrainState
+from otjax.gan._batches import batch_of
 
 
 THREADS = torch.get_num_threads()
@@ -137,15 +138,15 @@ def draws_of_step(
     trainer: Trainer, state: TrainState, samples: Array
 ) -> tuple[list[Draws], torch.Tensor]:
     """What the trainer's next step draws for each critic update, and the generator's latents."""
-    key = jr.fold_in(jr.wrap_key_data(state.key), state.step)
-    key_critic, _, key_latents = jr.split(key, 3)
+    key_critic, _, key_latents = jr.split(state.key_at(state.step), 3)
     updates = []
     for key in jr.split(key_critic, trainer.n_critic):
         key_real, key_fake, key_loss = jr.split(key, 3)
         share = jr.uniform(key_loss, (trainer.batch_size, 1))
-        drawn = (trainer._real(samples, key_real), trainer._latents(key_fake), share)
+        real = batch_of(samples, trainer.batch_size, key_real)
+        drawn = (real, trainer.latents(key_fake), share)
         updates.append(Draws(*map(tensor, drawn)))
-    return updates, tensor(trainer._latents(key_latents))
+    return updates, tensor(trainer.latents(key_latents))
 
 
 def disagreement(trainer: Trainer, state: TrainState, samples: Array, game: Game) -> float:

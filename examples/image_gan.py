@@ -46,6 +46,7 @@ from otjax.gan import (
     AbstractObjective,
     JensenShannonGAN,
     keep_params_within,
+    OneSided,
     PenalisedWGAN,
     SinkhornGAN,
     Trainer,
@@ -110,7 +111,7 @@ def make_game(config: Config, loss: Loss, variance: float) -> Game:
         case "wgan-gp":
             return Game(PenalisedWGAN(config.penalty), "free", penalised)
         case "wgan-lp":
-            return Game(PenalisedWGAN(config.penalty, one_sided=True), "free", penalised)
+            return Game(PenalisedWGAN(config.penalty, penalty=OneSided()), "free", penalised)
         case "lipschitz":
             return Game(WGAN(), "lipschitz", ("w1", "generator_loss"))
         case "jensen-shannon":
@@ -208,8 +209,7 @@ def run(config: Config, loss: Loss, images: Images) -> np.ndarray | None:
         print(f"{loss}: stopped after step {progress.state.step}; --resume goes on.")
         return None
     # A key that no training step has used.
-    key = jr.fold_in(jr.wrap_key_data(progress.state.key), config.steps)
-    latents = jax.vmap(trainer.latent)(jr.split(key, num_compared(images)))
+    latents = trainer.latents(progress.state.key_at(config.steps), num_compared(images))
     generate = eqx.filter_jit(lambda generator, latents: jax.vmap(generator)(latents))
     samples = np.asarray(generate(progress.state.ema, latents))
     panels = {"generated": samples, "real, never seen": images.test}

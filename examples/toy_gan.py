@@ -41,6 +41,7 @@ import otjax
 from otjax.gan import (
     AbstractObjective,
     JensenShannonGAN,
+    OneSided,
     PenalisedWGAN,
     SinkhornGAN,
     Trainer,
@@ -138,7 +139,7 @@ def make_objective(config: Config) -> tuple[AbstractObjective, tuple[str, ...]]:
         case "wgan-gp":
             return PenalisedWGAN(config.penalty), penalised
         case "wgan-lp":
-            return PenalisedWGAN(config.penalty, one_sided=True), penalised
+            return PenalisedWGAN(config.penalty, penalty=OneSided()), penalised
         case "lipschitz":
             return WGAN(), ("w1", "generator_loss")
         case "jensen-shannon":
@@ -217,9 +218,9 @@ def main(config: Config) -> None:
         return
 
     # Keys that no training step has used.
-    key = jr.fold_in(jr.wrap_key_data(progress.state.key), config.steps)
+    key = progress.state.key_at(config.steps)
     key_latents, key_real, key_other, key_gaussian = jr.split(key, 4)
-    latents = jax.vmap(trainer.latent)(jr.split(key_latents, NUM_EVALUATED))
+    latents = trainer.latents(key_latents, NUM_EVALUATED)
     real, other = (np.asarray(mixture.draw(k, NUM_EVALUATED)) for k in (key_real, key_other))
     noise = np.asarray(jr.normal(key_gaussian, real.shape))
     clouds = {

@@ -111,9 +111,11 @@ def update(
 
     def slope(trainer: Trainer, critic: MLPCritic | LipschitzMLP) -> Float[Array, ""]:
         """The derivative of the generator's loss in its one parameter, the distance."""
-        loss = lambda distance: trainer.objective.generator_loss(
-            critic, real, segment(distance, heights)
-        )
+
+        def loss(distance: Float[Array, ""]):
+            generator = lambda height: jnp.stack([distance, height])
+            return trainer.objective.loss(generator, critic, real, lambda _: heights, key=key_loss)
+
         return jax.grad(loss, has_aux=True)(distance)[0]
 
     players = ((games.saturating, free), (games.non_saturating, free))

@@ -9,14 +9,16 @@ from ._adjoint import (
     UnrolledAdjoint as UnrolledAdjoint,
 )
 from ._certificate import Certificate as Certificate, certify as certify
-from ._divergence import sinkhorn_divergence as sinkhorn_divergence
+from ._divergence import divergence as divergence
 from ._exact import ExactSolution as ExactSolution, solve_exact as solve_exact
 from ._geometry import (
     AbstractGeometry as AbstractGeometry,
+    AbstractPlan as AbstractPlan,
     CostMatrix as CostMatrix,
     PointCloud as PointCloud,
 )
 from ._ground_cost import (
+    AbstractFactoredCost as AbstractFactoredCost,
     AbstractGroundCost as AbstractGroundCost,
     Cosine as Cosine,
     Euclidean as Euclidean,
@@ -28,8 +30,10 @@ from ._marginals import (
     Balanced as Balanced,
     Unbalanced as Unbalanced,
 )
-from ._problem import EntropicProblem as EntropicProblem
+from ._problem import EntropicProblem as EntropicProblem, Relative as Relative
+from ._reduction import AbstractEngine as AbstractEngine, Dense as Dense, Streamed as Streamed
 from ._results import RESULTS as RESULTS
+from ._sinkhorn_divergence import sinkhorn_divergence as sinkhorn_divergence
 from ._solution import Solution as Solution, Stats as Stats
 from ._solve import solve as solve
 from ._solver import (

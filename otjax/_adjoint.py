@@ -17,7 +17,7 @@ from jaxtyping import Array, ArrayLike, Float
 
 from ._arrays import optional_positive_number
 from ._dual import dual_value, transport_plan
-from ._problem import EntropicProblem
+from ._problem import PreparedProblem
 from ._schur import conjugate_gradients, Schur
 
 
@@ -26,13 +26,13 @@ class AbstractAdjoint(eqx.Module):
 
     @abc.abstractmethod
     def attach(
-        self, problem: EntropicProblem, f: Float[Array, " n"], g: Float[Array, " m"]
+        self, problem: PreparedProblem, f: Float[Array, " n"], g: Float[Array, " m"]
     ) -> tuple[Float[Array, " n"], Float[Array, " m"]]:
         """The solution `f`, `g` of the prepared `problem`, differentiable in `problem`."""
 
 
 def half_steps(
-    problem: EntropicProblem, f: Float[Array, " n"], g: Float[Array, " m"]
+    problem: PreparedProblem, f: Float[Array, " n"], g: Float[Array, " m"]
 ) -> tuple[Float[Array, " n"], Float[Array, " m"]]:
     """Each potential updated from the other, by one application of the plan at both."""
     density = problem.geometry.plan(f, g, problem.epsilon)
@@ -67,7 +67,7 @@ class ImplicitAdjoint(AbstractAdjoint):
         self.max_steps = max_steps
 
     def attach(
-        self, problem: EntropicProblem, f: Float[Array, " n"], g: Float[Array, " m"]
+        self, problem: PreparedProblem, f: Float[Array, " n"], g: Float[Array, " m"]
     ) -> tuple[Float[Array, " n"], Float[Array, " m"]]:
         return _implicit(problem, f, g, self)
 
@@ -105,11 +105,11 @@ def _implicit_jvp(primals, tangents):
         )
 
     # dg = s_g + B df and df = s_f + A dg, with A = `follow`, B its counterpart; eliminate df.
-    rhs = schur.column * s_g / schur.dampings[1] - schur.plan.transpose().mv(s_f)
+    rhs = schur.column * s_g / schur.dampings[1] - schur.plan.T.mv(s_f)
     dg = lax.custom_linear_solve(schur.mv, rhs, solve, symmetric=True)
     df = s_f + schur.follow(dg)
-    column = schur.plan.density.transpose().mv(problem.a)
-    follow_f = -schur.dampings[1] * schur.plan.density.transpose().mv(problem.a * df) / column
+    column = schur.plan.density.T.mv(problem.a)
+    follow_f = -schur.dampings[1] * schur.plan.density.T.mv(problem.a * df) / column
     # Points of mass zero take no part in the system; their potentials follow the others.
     dg = jnp.where(problem.b > 0, dg, s_g + follow_f)
     return (f, g), (df, dg)
@@ -134,7 +134,7 @@ class UnrolledAdjoint(AbstractAdjoint):
         self.num_steps = num_steps
 
     def attach(
-        self, problem: EntropicProblem, f: Float[Array, " n"], g: Float[Array, " m"]
+        self, problem: PreparedProblem, f: Float[Array, " n"], g: Float[Array, " m"]
     ) -> tuple[Float[Array, " n"], Float[Array, " m"]]:
         def step(potentials, _):
             f, g = potentials

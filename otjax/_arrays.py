@@ -112,6 +112,11 @@ def count(value: int | Array, name: str) -> Int[Array, ""]:
     return jnp.asarray(value, jnp.int32)
 
 
+def inner(u: Float[Array, " n"], v: Float[Array, " n"]) -> Float[Array, ""]:
+    """The inner product of two vectors: one operation, where a sum of products is three."""
+    return lax.dot(u, v, precision=lax.Precision.HIGHEST)
+
+
 def constant(tree: Tree) -> Tree:
     """The same tree, whose arrays carry no derivative."""
     arrays, rest = eqx.partition(tree, eqx.is_array)

@@ -10,10 +10,10 @@ import jax.numpy as jnp
 import lineax as lx
 from jaxtyping import Array, Bool, Float
 
-from ._dual import linear_cost, transport_plan
+from ._dual import linear_cost, mean_cost, transport_plan
 from ._operators import RankOne, TransportPlan
-from ._problem import EntropicProblem
-from ._results import RESULTS
+from ._problem import PreparedProblem
+from ._results import is_invalid, RESULTS
 from ._solution import Solution
 
 
@@ -22,13 +22,13 @@ class RoundedPlan(eqx.Module):
     scaled down, and what is then missing is spread as a product (Altschuler et al. 2017,
     arXiv:1705.09634, algorithm 2)."""
 
-    problem: EntropicProblem  # whose masses are those left after scaling
+    problem: PreparedProblem  # whose masses are those left after scaling
     f: Float[Array, " n"]
     g: Float[Array, " m"]
     missing_a: Float[Array, " n"]
     missing_b: Float[Array, " m"]
 
-    def __init__(self, problem: EntropicProblem, f: Float[Array, " n"], g: Float[Array, " m"]):
+    def __init__(self, problem: PreparedProblem, f: Float[Array, " n"], g: Float[Array, " m"]):
         density = transport_plan(problem, f, g).density
         a = problem.a / jnp.maximum(density.mv(problem.b), 1)
         column = density.T.mv(a)
@@ -47,7 +47,8 @@ class RoundedPlan(eqx.Module):
 
     def spread_cost(self) -> Float[Array, ""]:
         """The part of the cost that belongs to the product."""
-        return self.missing_mass * self.problem.geometry.mean_cost(*self._missing())
+        a, b = self._missing()
+        return self.missing_mass * mean_cost(self.problem, a / jnp.sum(a), b)
 
     @property
     def missing_mass(self) -> Float[Array, ""]:
@@ -80,7 +81,7 @@ class RoundedPlan(eqx.Module):
 
 
 def feasible_potentials(
-    problem: EntropicProblem, g: Float[Array, " m"]
+    problem: PreparedProblem, g: Float[Array, " m"]
 ) -> tuple[Float[Array, " n"], Float[Array, " m"]]:
     r"""Potentials with $f_i + g_j \le C_{ij}$, by two c-transforms of `g`.
 
@@ -138,22 +139,23 @@ def certify(solution: Solution) -> Certificate:
             f"`solution` must be a `Solution`, got {type(solution).__name__}; pass what "
             "`otjax.solve(problem)` returns."
         )
-    if not solution.problem.has_gauge:
+    if not solution.prepared.has_gauge:
         raise ValueError(
             "`solution` must be of a balanced problem, got an unbalanced one: there is no exact "
             "transport between its measures. Pass `marginals=otjax.Balanced()` to the problem."
         )
-    return _certify(solution.problem, *solution.potentials)
+    return _certify(solution.prepared, *solution.potentials, solution.result)
 
 
 @eqx.filter_jit
-def _certify(problem: EntropicProblem, f: Float[Array, " n"], g: Float[Array, " m"]) -> Certificate:
-    prepared, validity = problem.prepare()
+def _certify(
+    prepared: PreparedProblem, f: Float[Array, " n"], g: Float[Array, " m"], result: RESULTS
+) -> Certificate:
     rounded = RoundedPlan(prepared, f, g)
     f, g = feasible_potentials(prepared, g)
     lower = jnp.sum(prepared.a * f) + jnp.sum(prepared.b * g)
     # Of a problem with invalid numbers nothing is known.
-    valid = validity == RESULTS.successful
+    valid = ~is_invalid(result)
     return Certificate(
         lower=jnp.where(valid, lower, -jnp.inf),
         upper=jnp.where(valid, rounded.cost(), jnp.inf),

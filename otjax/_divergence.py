@@ -1,18 +1,24 @@
 """The Sinkhorn divergence, a transport loss without entropic bias."""
 
-from typing import Literal, NamedTuple, overload
+from typing import NamedTuple, TypeAlias
 
 import jax.lax as lax
 import jax.numpy as jnp
-from jaxtyping import Array, ArrayLike, Float
+from jaxtyping import Array, ArrayLike, Float, Int
 
-from ._geometry import PointCloud
-from ._ground_cost import GroundCost, SqEuclidean
+from ._adjoint import AbstractAdjoint
+from ._geometry import AbstractGeometry
 from ._marginals import AbstractMarginal, Balanced
-from ._problem import EntropicProblem, valid_masses
+from ._problem import EntropicProblem, Relative
+from ._results import is_invalid, RESULTS
 from ._solution import Solution
 from ._solve import solve
-from ._solver import AbstractSolver, default_solver
+from ._solver import AbstractSolver, SymmetricSinkhorn
+
+
+# Three pairs of potentials.
+Start: TypeAlias = tuple[ArrayLike, ArrayLike]
+Starts: TypeAlias = tuple[Start, Start, Start]
 
 
 class DivergenceSolutions(NamedTuple):
@@ -22,96 +28,102 @@ class DivergenceSolutions(NamedTuple):
     xx: Solution
     yy: Solution
 
+    @property
+    def potentials(self) -> Starts:
+        """Those of the three solutions: an `init` for a divergence of measures that are near."""
+        return self.xy.potentials, self.xx.potentials, self.yy.potentials
 
-@overload
-def sinkhorn_divergence(
-    x: ArrayLike,
-    y: ArrayLike,
+
+def divergence(
+    xy: AbstractGeometry,
+    xx: AbstractGeometry | Solution,
+    yy: AbstractGeometry | Solution,
     a: ArrayLike | None = None,
     b: ArrayLike | None = None,
     *,
-    epsilon: ArrayLike | None = None,
-    cost: GroundCost = SqEuclidean(),
+    epsilon: ArrayLike | Relative | None = None,
     marginals: AbstractMarginal | tuple[AbstractMarginal, AbstractMarginal] = Balanced(),
     solver: AbstractSolver | None = None,
-    has_aux: Literal[False] = False,
-) -> Float[Array, ""]: ...
+    self_solver: AbstractSolver | None = None,
+    tolerance: ArrayLike | None = None,
+    init: Starts | None = None,
+    adjoint: AbstractAdjoint | None = None,
+    max_steps: int | Int[Array, ""] | None = None,
+) -> tuple[Float[Array, ""], DivergenceSolutions]:
+    r"""The Sinkhorn divergence over any three geometries, and the solutions behind it.
 
-
-@overload
-def sinkhorn_divergence(
-    x: ArrayLike,
-    y: ArrayLike,
-    a: ArrayLike | None = None,
-    b: ArrayLike | None = None,
-    *,
-    epsilon: ArrayLike | None = None,
-    cost: GroundCost = SqEuclidean(),
-    marginals: AbstractMarginal | tuple[AbstractMarginal, AbstractMarginal] = Balanced(),
-    solver: AbstractSolver | None = None,
-    has_aux: Literal[True],
-) -> tuple[Float[Array, ""], DivergenceSolutions]: ...
-
-
-def sinkhorn_divergence(
-    x: ArrayLike,
-    y: ArrayLike,
-    a: ArrayLike | None = None,
-    b: ArrayLike | None = None,
-    *,
-    epsilon: ArrayLike | None = None,
-    cost: GroundCost = SqEuclidean(),
-    marginals: AbstractMarginal | tuple[AbstractMarginal, AbstractMarginal] = Balanced(),
-    solver: AbstractSolver | None = None,
-    has_aux: bool = False,
-) -> Float[Array, ""] | tuple[Float[Array, ""], DivergenceSolutions]:
-    r"""The debiased transport cost between two weighted point clouds, as a loss:
-
-    $$S_\epsilon(\alpha, \beta) = OT_\epsilon(\alpha, \beta) - \tfrac12 OT_\epsilon(\alpha, \alpha)
-      - \tfrac12 OT_\epsilon(\beta, \beta) + \tfrac\epsilon2 (m(\alpha) - m(\beta))^2$$
-
-    (Feydy et al. 2019, arXiv:1810.08278; unbalanced, with the term in the total masses $m$,
-    Séjourné et al. 2019, arXiv:1910.12958). Not negative, and zero only at equality, for costs
-    such as `SqEuclidean` and `Euclidean`. Never raises for values and is never NaN: `has_aux=True`
-    tells what did not converge.
+    `sinkhorn_divergence` is this for `PointCloud`s, and says what it is. Never raises for values:
+    the solutions tell what failed, beside numbers that are finite.
 
     **Arguments:**
 
-    - `x`, `y`: the points, shapes (n, d) and (m, d).
-    - `a`, `b`: their masses, shapes (n,) and (m,); `None` is uniform of total 1.
-    - `epsilon`: the regularisation, in the unit of the cost. `None` is 5 % of the mean cost
-        between `x` and `y`, not differentiated.
-    - `cost`: a symmetric ground cost.
+    - `xy`: the geometry between the two measures, shape (n, m).
+    - `xx`, `yy`: those of each measure with itself, shapes (n, n) and (m, m); or with other samples
+        of itself, then with a `self_solver` for two measures; or, for a measure that stays as it
+        is, a `Solution` made once, at the same `epsilon`, whose value is used as it stands.
+    - `a`, `b`: the masses, shapes (n,) and (m,); `None` is uniform of total 1.
+    - `epsilon`: as for `EntropicProblem`; one that is `Relative` is relative to the costs of `xy`,
+        and the number is shared by all three. `None` is that of a `Solution` if one is given.
     - `marginals`: `Balanced()`, `Unbalanced(rho)`, or a pair of them.
-    - `solver`: as for `solve`; its `symmetric()` solves the two self-terms.
-    - `has_aux`: whether to return the solutions as well.
+    - `solver`, `tolerance`, `adjoint`, `max_steps`: as for `solve`, for each of the three.
+    - `self_solver`: for the two self-terms. `None` is `solver`, or `SymmetricSinkhorn` where none
+        is given.
+    - `init`: three pairs of potentials to start from, `solutions.potentials` of an earlier call.
 
-    **Returns:** the divergence, in the unit of the cost; with `has_aux` the pair of it and the
-    three solutions `(xy, xx, yy)`.
+    **Returns:** the divergence, in the unit of the cost, and the solutions `(xy, xx, yy)`.
 
-    **Raises:** `ValueError` for wrong shapes, dtypes and types.
+    **Raises:** `ValueError` for arguments of the wrong kind or shape.
     """
-    cloud = PointCloud(x, y, cost=cost)
-    solver = default_solver(cloud.dtype) if solver is None else solver
-    if not isinstance(solver, AbstractSolver):
-        raise ValueError(f"`solver` must be a solver such as `Sinkhorn()`, got {solver!r}.")
-    cross = EntropicProblem(cloud, a, b, epsilon=epsilon, marginals=marginals)
-    side_a, side_b = cross.marginals
+    given = [term for term in (xx, yy) if isinstance(term, Solution)]
+    if epsilon is None and given:
+        epsilon = given[0].prepared.epsilon
+    if self_solver is None:
+        self_solver = SymmetricSinkhorn(tolerance=tolerance) if solver is None else solver
+    if init is not None and (not isinstance(init, tuple) or len(init) != 3):
+        raise ValueError("`init` must be three pairs of potentials, `solutions.potentials`.")
+    starts = (None, None, None) if init is None else init
+    how = {"adjoint": adjoint, "max_steps": max_steps, "throw": False}
 
-    def self_problem(points, masses, side):
-        geometry = PointCloud(points, points, cost=cost)
-        return EntropicProblem(
-            geometry, masses, masses, epsilon=cross.epsilon, marginals=(side, side)
+    problem = EntropicProblem(xy, a, b, epsilon=epsilon, marginals=marginals)
+    side_a, side_b = problem.marginals
+    cross = solve(problem, solver, tolerance=tolerance, init=starts[0], **how)
+
+    def with_itself(name, term, masses, side, start):
+        if isinstance(term, Solution):
+            same = jnp.abs(term.prepared.epsilon / cross.prepared.epsilon - 1) < 1e-4
+            result = RESULTS.where(same, term.result, RESULTS.other_epsilon)
+            return Solution(
+                term.problem, term.prepared, term.potentials, term.value, result, term.stats
+            )
+        if not isinstance(term, AbstractGeometry):
+            raise ValueError(
+                f"`{name}` must be a geometry or a `Solution`, got {type(term).__name__}."
+            )
+        if term.shape != masses.shape * 2:
+            raise ValueError(
+                f"`{name}` must be of shape {masses.shape * 2}, as `xy` is of shape {xy.shape}, "
+                f"got {term.shape}."
+            )
+        itself = EntropicProblem(
+            term, masses, masses, epsilon=cross.prepared.epsilon, marginals=side
         )
+        return solve(itself, self_solver, init=start, **how)
 
     solutions = DivergenceSolutions(
-        solve(cross, solver, throw=False),
-        solve(self_problem(cloud.x, cross.a, side_a), solver.symmetric(), throw=False),
-        solve(self_problem(cloud.y, cross.b, side_b), solver.symmetric(), throw=False),
+        cross,
+        with_itself("xx", xx, problem.a, side_a, starts[1]),
+        with_itself("yy", yy, problem.b, side_b, starts[2]),
     )
-    xy, xx, yy = (solution.value for solution in solutions)
-    mass_a, mass_b = (jnp.sum(valid_masses(masses)[0]) for masses in (cross.a, cross.b))
-    value = xy - 0.5 * (xx + yy) + 0.5 * cross.epsilon * jnp.square(mass_a - mass_b)
+    prepared = cross.prepared
+    value = cross.value - 0.5 * (solutions.xx.value + solutions.yy.value)
+    if not prepared.has_gauge:
+        difference = jnp.sum(prepared.a) - jnp.sum(prepared.b)
+        value += 0.5 * prepared.epsilon * jnp.square(difference)
     # Rounding may take it below zero; its derivative is right there too.
-    value = value - lax.stop_gradient(jnp.minimum(value, 0))
-    return (value, solutions) if has_aux else value
+    return value - lax.stop_gradient(jnp.minimum(value, 0)), solutions
+
+
+def nan_unless_valid(value: Float[Array, ""], *results: RESULTS) -> Float[Array, ""]:
+    """What a loss without a status hands out: NaN with derivatives 0 where the input is invalid."""
+    invalid = jnp.any(jnp.stack([is_invalid(result) for result in results]))
+    return jnp.where(invalid, jnp.nan, value)

@@ -5,16 +5,18 @@ $$\max_{f, g} D_a(f) + D_b(g) - \epsilon \sum_{ij} a_i b_j (K_{ij} - 1), \qquad
   K_{ij} = \exp((f_i + g_j - C_{ij}) / \epsilon), \quad P_{ij} = a_i b_j K_{ij}.$$
 """
 
+import equinox as eqx
 import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Float
 
+from ._arrays import inner
 from ._operators import TransportPlan
-from ._problem import EntropicProblem
+from ._problem import PreparedProblem
 
 
 def transport_plan(
-    problem: EntropicProblem, f: Float[Array, " n"], g: Float[Array, " m"]
+    problem: PreparedProblem, f: Float[Array, " n"], g: Float[Array, " m"]
 ) -> TransportPlan:
     """The plan of a pair of potentials."""
     density = problem.geometry.plan(f, g, problem.epsilon)
@@ -22,7 +24,7 @@ def transport_plan(
 
 
 def dual_value(
-    problem: EntropicProblem,
+    problem: PreparedProblem,
     f: Float[Array, " n"],
     g: Float[Array, " m"],
     plan_mass: Float[Array, ""],
@@ -38,7 +40,7 @@ def dual_value(
 
 
 def linear_cost(
-    problem: EntropicProblem, f: Float[Array, " n"], g: Float[Array, " m"]
+    problem: PreparedProblem, f: Float[Array, " n"], g: Float[Array, " m"]
 ) -> Float[Array, ""]:
     r"""The transport cost $\langle P, C \rangle$ of the plan of `f` and `g`."""
     plan = transport_plan(problem, f, g)
@@ -54,31 +56,45 @@ def linear_cost(
     return jnp.sum(row * f) + jnp.sum(column * g) - problem.epsilon * reduced
 
 
+def mean_cost(
+    problem: PreparedProblem, a: Float[Array, " n"], b: Float[Array, " m"]
+) -> Float[Array, ""]:
+    r"""The cost of the product of `a` and `b`, $\sum_{ij} a_i b_j C_{ij}$, of allowed pairs."""
+    # At an epsilon beyond all costs but that of forbidden pairs every entry of the plan is 1, and
+    # the derivative of its mass is the cost.
+    eps = jnp.finfo(a.dtype).eps
+    huge = jnp.abs(problem.mean) / eps + jnp.sqrt(jnp.finfo(a.dtype).tiny)
+    free = eqx.tree_at(lambda p: (p.a, p.b, p.epsilon), problem, (a, b, huge))
+    return linear_cost(free, jnp.zeros_like(a), jnp.zeros_like(b))
+
+
 def marginal_error(
-    problem: EntropicProblem,
+    problem: PreparedProblem,
     f: Float[Array, " n"],
     g: Float[Array, " m"],
     marginals: tuple[Float[Array, " n"], Float[Array, " m"]],
 ) -> Float[Array, ""]:
     """The L1 errors of the plan's two marginals together, relative to the mass asked for."""
-    target_a = problem.marginals[0].target(f, problem.a)
-    target_b = problem.marginals[1].target(g, problem.b)
-    error = jnp.sum(jnp.abs(marginals[0] - target_a)) + jnp.sum(jnp.abs(marginals[1] - target_b))
-    return error / total_mass(problem, 0.5 * (jnp.sum(target_a) + jnp.sum(target_b)))
+    (side_a, side_b), (row, column) = problem.marginals, marginals
+    target_a, target_b = problem.a * side_a.share(f), problem.b * side_b.share(g)
+    ones_a, ones_b = jnp.ones_like(f), jnp.ones_like(g)
+    error = inner(jnp.abs(row - target_a), ones_a) + inner(jnp.abs(column - target_b), ones_b)
+    target_mass = 0.5 * (inner(target_a, ones_a) + inner(target_b, ones_b))
+    return error / total_mass(problem, target_mass)
 
 
-def total_mass(problem: EntropicProblem, target_mass: Float[Array, ""]) -> Float[Array, ""]:
+def total_mass(problem: PreparedProblem, target_mass: Float[Array, ""]) -> Float[Array, ""]:
     """What errors are relative to: the mass asked for, or the least that is worth moving."""
     given = 0.5 * (jnp.sum(problem.a) + jnp.sum(problem.b))
     return jnp.maximum(target_mass, jnp.finfo(given.dtype).eps * given)
 
 
 def centre(
-    problem: EntropicProblem, f: Float[Array, " n"], g: Float[Array, " m"]
+    problem: PreparedProblem, f: Float[Array, " n"], g: Float[Array, " m"]
 ) -> tuple[Float[Array, " n"], Float[Array, " m"]]:
     """Where the dual leaves a constant open, chooses the one that gives both sides one mean."""
     if not problem.has_gauge:
         return f, g
     a, b = problem.a, problem.b
-    shift = (jnp.sum(b * g) - jnp.sum(a * f)) / (jnp.sum(a) + jnp.sum(b))
+    shift = (inner(b, g) - inner(a, f)) / (jnp.sum(a) + jnp.sum(b))
     return f + shift, g - shift

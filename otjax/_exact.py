@@ -13,7 +13,7 @@ from ._certificate import feasible_potentials, relative_gap, RoundedPlan
 from ._control import in_turn
 from ._dual import marginal_error, transport_plan
 from ._geometry import AbstractGeometry
-from ._problem import EntropicProblem
+from ._problem import EntropicProblem, PreparedProblem
 from ._results import RESULTS
 from ._solution import Stats
 from ._solver import AbstractSolver, Adaptive, NoAnnealing, Sinkhorn
@@ -143,16 +143,16 @@ def _solve_exact(
 
 
 def _narrow(
-    problem: EntropicProblem,
+    problem: PreparedProblem,
     gap: Float[Array, ""],
     solver: AbstractSolver,
     max_stages: Int[Array, ""],
 ) -> tuple[_Stage, Bool[Array, ""]]:
     """Lowers epsilon until the bounds meet; also says whether they do."""
-    scale = problem.geometry.mean_cost(jnp.abs(problem.a), jnp.abs(problem.b))
-    scale = jnp.where(scale > 0, scale, 1)
+    scale = jnp.where(problem.spread > 0, problem.spread, 1)
     # Bounds that differ by rounding alone meet.
-    noise = 64 * jnp.finfo(scale.dtype).eps * scale * jnp.sum(problem.a)
+    size = jnp.maximum(jnp.abs(problem.mean), scale)
+    noise = 64 * jnp.finfo(scale.dtype).eps * size * jnp.sum(problem.a)
 
     def reached(state: _Stage) -> Bool[Array, ""]:
         return (relative_gap(state.lower, state.upper) <= gap) | (state.upper - state.lower < noise)
@@ -181,17 +181,17 @@ def _narrow(
 
 
 def _lower_epsilon(
-    problem: EntropicProblem, solver: AbstractSolver, gap: Float[Array, ""], state: _Stage
+    problem: PreparedProblem, solver: AbstractSolver, gap: Float[Array, ""], state: _Stage
 ) -> _Stage:
     """Solves at one epsilon, certifies, and chooses the next."""
-    current = problem.at(state.epsilon)
-    outcome = solver.run(current, state.current, None)
+    outcome = solver.run(problem.at(state.epsilon), state.current, None)
+    current = problem.at(outcome.epsilon)
     rounded = RoundedPlan(current, outcome.f, outcome.g)
     upper = rounded.cost()
     f, g = feasible_potentials(current, outcome.g)
     lower = jnp.sum(problem.a * f) + jnp.sum(problem.b * g)
     cheaper, higher = upper < state.upper, lower > state.lower
-    new_primal = (outcome.f, outcome.g, state.epsilon)
+    new_primal = (outcome.f, outcome.g, outcome.epsilon)
     choose = lambda condition, new, old: jax.tree.map(
         lambda ours, theirs: jnp.where(condition, ours, theirs), new, old
     )

@@ -35,6 +35,19 @@ class AbstractGroundCost(eqx.Module):
         """The costs between all rows of `x` and all rows of `y`."""
 
 
+class AbstractFactoredCost(AbstractGroundCost):
+    """A ground cost whose matrix is a product of two thin ones: $C = U W^T$.
+
+    Derivatives of sums over all pairs are then such sums again, of a few more columns.
+    """
+
+    @abc.abstractmethod
+    def factors(
+        self, x: Float[Array, "n d"], y: Float[Array, "m d"]
+    ) -> tuple[Float[Array, "n r"], Float[Array, "m r"]]:
+        """The factors $U$ and $W$ of the matrix between all rows of `x` and all rows of `y`."""
+
+
 GroundCost: TypeAlias = AbstractGroundCost | Callable[[Array, Array], Array]
 
 
@@ -71,13 +84,19 @@ def _squared_distances(x: Float[Array, "n d"], y: Float[Array, "m d"]) -> Float[
     if x.shape[1] <= _DIFFERENCES_UP_TO:
         squares = [jnp.square(x[:, k, None] - y[None, :, k]) for k in range(x.shape[1])]
         return sum(squares[1:], start=squares[0])
-    # |x|^2 - 2 x.y + |y|^2 cancels for points far from the origin: centre first. The squares as
-    # two more coordinates make it one product, with no pass over the matrix for the sum.
-    x, y = _centred(x, y)
+    # |x|^2 - 2 x.y + |y|^2 cancels for points far from the origin: centre first.
+    u, w = _squared_factors(*_centred(x, y))
+    return jnp.maximum(jnp.matmul(u, w.T, precision=lax.Precision.HIGHEST), 0)
+
+
+def _squared_factors(
+    x: Float[Array, "n d"], y: Float[Array, "m d"]
+) -> tuple[Float[Array, "n r"], Float[Array, "m r"]]:
+    """The squares as two more coordinates make squared distances one product, with no pass over the
+    matrix for the sum."""
     squares_x, squares_y = (jnp.sum(jnp.square(p), axis=1, keepdims=True) for p in (x, y))
-    x = _join(x, squares_x, jnp.ones_like(squares_x))
-    y = _join(-2 * y, jnp.ones_like(squares_y), squares_y)
-    return jnp.maximum(jnp.matmul(x, y.T, precision=lax.Precision.HIGHEST), 0)
+    u = _join(x, squares_x, jnp.ones_like(squares_x))
+    return u, _join(-2 * y, jnp.ones_like(squares_y), squares_y)
 
 
 @_squared_distances.defjvp
@@ -119,7 +138,7 @@ def _safe_root(squared: Inexact[Array, "*s"], noise: Inexact[Array, "*t"]) -> In
     return jnp.where(positive, jnp.sqrt(jnp.where(positive, squared, 1)), 0)
 
 
-class SqEuclidean(AbstractGroundCost):
+class SqEuclidean(AbstractFactoredCost):
     r"""The squared Euclidean distance $\|x - y\|^2$, not halved."""
 
     def __call__(self, x: Float[Array, " d"], y: Float[Array, " d"]) -> Float[Array, ""]:
@@ -127,6 +146,11 @@ class SqEuclidean(AbstractGroundCost):
 
     def pairwise(self, x: Float[Array, "n d"], y: Float[Array, "m d"]) -> Float[Array, "n m"]:
         return _squared_distances(x, y)
+
+    def factors(
+        self, x: Float[Array, "n d"], y: Float[Array, "m d"]
+    ) -> tuple[Float[Array, "n r"], Float[Array, "m r"]]:
+        return _squared_factors(*_centred(x, y))
 
 
 class Euclidean(AbstractGroundCost):
@@ -177,7 +201,7 @@ def _normalised(x: Float[Array, "*n d"]) -> Float[Array, "*n d"]:
     return jnp.where(positive, x / jnp.sqrt(jnp.where(positive, squared, 1)), 0)
 
 
-class Cosine(AbstractGroundCost):
+class Cosine(AbstractFactoredCost):
     r"""One minus the cosine of the angle, $1 - x \cdot y / (\|x\| \|y\|)$.
 
     A vector of zeros is at cost 1 from everything, with gradient 0.
@@ -187,4 +211,11 @@ class Cosine(AbstractGroundCost):
         return 1 - jnp.sum(_normalised(x) * _normalised(y))
 
     def pairwise(self, x: Float[Array, "n d"], y: Float[Array, "m d"]) -> Float[Array, "n m"]:
-        return 1 - jnp.matmul(_normalised(x), _normalised(y).T, precision=lax.Precision.HIGHEST)
+        u, w = self.factors(x, y)
+        return jnp.matmul(u, w.T, precision=lax.Precision.HIGHEST)
+
+    def factors(
+        self, x: Float[Array, "n d"], y: Float[Array, "m d"]
+    ) -> tuple[Float[Array, "n r"], Float[Array, "m r"]]:
+        one = lambda points: jnp.ones_like(points[:, :1])
+        return _join(one(x), -_normalised(x)), _join(one(y), _normalised(y))

@@ -10,7 +10,7 @@ import equinox as eqx
 import jax.numpy as jnp
 from jaxtyping import Array, ArrayLike, Bool, Float
 
-from ._arrays import float_scalar
+from ._arrays import float_scalar, inner
 
 
 class AbstractMarginal(eqx.Module):
@@ -21,8 +21,9 @@ class AbstractMarginal(eqx.Module):
         """This side's term of the dual objective."""
 
     @abc.abstractmethod
-    def target(self, f: Float[Array, " n"], a: Float[Array, " n"]) -> Float[Array, " n"]:
-        """The marginal that the potential `f` asks for: the gradient of `dual`."""
+    def share(self, f: Float[Array, " n"]) -> Float[Array, " n"]:
+        """The marginal that the potential `f` asks for, the gradient of `dual`, as a share of the
+        given masses."""
 
     @abc.abstractmethod
     def damping(self, epsilon: Float[Array, ""]) -> Float[Array, ""]:
@@ -37,10 +38,10 @@ class Balanced(AbstractMarginal):
     """The marginal equals the given masses."""
 
     def dual(self, f: Float[Array, " n"], a: Float[Array, " n"]) -> Float[Array, ""]:
-        return jnp.sum(a * f)
+        return inner(a, f)
 
-    def target(self, f: Float[Array, " n"], a: Float[Array, " n"]) -> Float[Array, " n"]:
-        return a
+    def share(self, f: Float[Array, " n"]) -> Float[Array, " n"]:
+        return jnp.ones_like(f)
 
     def damping(self, epsilon: Float[Array, ""]) -> Float[Array, ""]:
         return jnp.ones_like(epsilon)
@@ -67,10 +68,10 @@ class Unbalanced(AbstractMarginal):
 
     def dual(self, f: Float[Array, " n"], a: Float[Array, " n"]) -> Float[Array, ""]:
         rho = self.rho.astype(f.dtype)
-        return -rho * jnp.sum(a * jnp.expm1(-f / rho))
+        return -rho * inner(a, jnp.expm1(-f / rho))
 
-    def target(self, f: Float[Array, " n"], a: Float[Array, " n"]) -> Float[Array, " n"]:
-        return a * jnp.exp(-f / self.rho.astype(f.dtype))
+    def share(self, f: Float[Array, " n"]) -> Float[Array, " n"]:
+        return jnp.exp(-f / self.rho.astype(f.dtype))
 
     def damping(self, epsilon: Float[Array, ""]) -> Float[Array, ""]:
         return 1 / (1 + epsilon / self.rho.astype(epsilon.dtype))

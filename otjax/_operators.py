@@ -7,6 +7,8 @@ import jax.numpy as jnp
 import lineax as lx
 from jaxtyping import Array, Float
 
+from ._geometry import AbstractPlan
+
 
 Operator = TypeVar("Operator", bound=type[lx.AbstractLinearOperator])
 
@@ -36,7 +38,7 @@ class TransportPlan(lx.AbstractLinearOperator):
     A lineax operator: `mv(v)` is $P v$, `.T` its transpose; `as_matrix()` alone forms the matrix.
     """
 
-    density: lx.AbstractLinearOperator
+    density: AbstractPlan
     a: Float[Array, " n"]
     b: Float[Array, " m"]
 
@@ -47,7 +49,7 @@ class TransportPlan(lx.AbstractLinearOperator):
         return self.a[:, None] * self.density.as_matrix() * self.b[None, :]
 
     def transpose(self) -> "TransportPlan":
-        return TransportPlan(self.density.transpose(), self.b, self.a)
+        return TransportPlan(self.density.T, self.b, self.a)
 
     def in_structure(self) -> jax.ShapeDtypeStruct:
         return jax.ShapeDtypeStruct(self.b.shape, self.b.dtype)

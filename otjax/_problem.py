@@ -1,14 +1,76 @@
-"""The entropic transport problem."""
+"""The entropic transport problem, as it is given and as a solver sees it."""
 
 import equinox as eqx
 import jax.lax as lax
 import jax.numpy as jnp
 from jaxtyping import Array, ArrayLike, Float
 
-from ._arrays import constant, float_array, float_scalar
+from ._arrays import float_array, float_scalar, positive_number
 from ._geometry import AbstractGeometry
 from ._marginals import AbstractMarginal, Balanced
 from ._results import RESULTS
+
+
+class Relative(eqx.Module):
+    """An `epsilon` relative to the costs: a fraction of the mean cost above the least allowed one.
+
+    So it grows with the unit of the cost, and does not change when a constant is added to all
+    costs. It is not differentiated. Where all costs are equal every plan costs the same, and any
+    positive number will do: it is 1.
+    """
+
+    fraction: Float[Array, ""]
+
+    def __init__(self, fraction: ArrayLike = 0.05):
+        """**Arguments:**
+
+        - `fraction`: of the mean cost above the least, positive. May be traced.
+        """
+        self.fraction = positive_number(fraction, "fraction")
+
+    def times(self, spread: Float[Array, ""]) -> Float[Array, ""]:
+        """The number that it is where the mean cost is `spread` above the least."""
+        epsilon = self.fraction.astype(spread.dtype) * spread
+        return lax.stop_gradient(jnp.where(spread > 0, epsilon, 1))
+
+
+class PreparedProblem(eqx.Module):
+    """A problem of valid numbers, as solvers, derivatives and certificates see it.
+
+    - `geometry`, `a`, `b`, `marginals`: as in `EntropicProblem`, prepared.
+    - `epsilon`: a number.
+    - `mean`, `least`: the mean and the least cost of allowed pairs, without derivatives.
+    """
+
+    geometry: AbstractGeometry
+    a: Float[Array, " n"]
+    b: Float[Array, " m"]
+    epsilon: Float[Array, ""]
+    marginals: tuple[AbstractMarginal, AbstractMarginal]
+    mean: Float[Array, ""]
+    least: Float[Array, ""]
+
+    @property
+    def T(self) -> "PreparedProblem":
+        """The same problem with the two measures exchanged."""
+        side_a, side_b = self.marginals
+        return PreparedProblem(
+            self.geometry.T, self.b, self.a, self.epsilon, (side_b, side_a), self.mean, self.least
+        )
+
+    @property
+    def spread(self) -> Float[Array, ""]:
+        """The mean cost above the least: the unit in which costs differ."""
+        return self.mean - self.least
+
+    @property
+    def has_gauge(self) -> bool:
+        """Whether $(f + c, g - c)$ solves the dual as well as $(f, g)$."""
+        return _has_gauge(self.marginals)
+
+    def at(self, epsilon: Float[Array, ""]) -> "PreparedProblem":
+        """The same problem at another `epsilon`."""
+        return eqx.tree_at(lambda problem: problem.epsilon, self, epsilon)
 
 
 class EntropicProblem(eqx.Module):
@@ -27,7 +89,7 @@ class EntropicProblem(eqx.Module):
     geometry: AbstractGeometry
     a: Float[Array, " n"]
     b: Float[Array, " m"]
-    epsilon: Float[Array, ""]
+    epsilon: Float[Array, ""] | Relative
     marginals: tuple[AbstractMarginal, AbstractMarginal]
 
     def __init__(
@@ -36,15 +98,16 @@ class EntropicProblem(eqx.Module):
         a: ArrayLike | None = None,
         b: ArrayLike | None = None,
         *,
-        epsilon: ArrayLike | None = None,
+        epsilon: ArrayLike | Relative | None = None,
         marginals: AbstractMarginal | tuple[AbstractMarginal, AbstractMarginal] = Balanced(),
     ):
         """**Arguments:**
 
         - `geometry`: a `PointCloud` or `CostMatrix` of shape (n, m).
         - `a`, `b`: the masses, shapes (n,) and (m,); `None` is uniform of total 1.
-        - `epsilon`: the regularisation, in the unit of the cost, a number that may be traced.
-            `None` is 5 % of the mean cost, not differentiated.
+        - `epsilon`: the regularisation, in the unit of the cost, a number that may be traced; or
+            `Relative(fraction)` of the mean cost. `None` is `Relative(0.05)`. The problem of a
+            solution says what number it became.
         - `marginals`: `Balanced()`, `Unbalanced(rho)`, or a pair of them for `a` and for `b`
             (semi-relaxed transport is `(Balanced(), Unbalanced(rho))`).
 
@@ -59,9 +122,10 @@ class EntropicProblem(eqx.Module):
         self.geometry = geometry
         self.a = _masses(a, "a", geometry.shape[0], geometry.dtype)
         self.b = _masses(b, "b", geometry.shape[1], geometry.dtype)
+        epsilon = Relative() if epsilon is None else epsilon
         self.epsilon = (
-            _default_epsilon(geometry, self.a, self.b)
-            if epsilon is None
+            epsilon
+            if isinstance(epsilon, Relative)
             else float_scalar(epsilon, "epsilon", geometry.dtype)
         )
         pair = marginals if isinstance(marginals, tuple) else (marginals, marginals)
@@ -80,48 +144,43 @@ class EntropicProblem(eqx.Module):
             transposed, self.b, self.a, epsilon=self.epsilon, marginals=(side_b, side_a)
         )
 
-    @property
-    def has_gauge(self) -> bool:
-        """Whether $(f + c, g - c)$ solves the dual as well as $(f, g)$."""
-        return all(isinstance(side, Balanced) for side in self.marginals)
-
     def at(self, epsilon: Float[Array, ""]) -> "EntropicProblem":
         """The same problem at another `epsilon`."""
-        return eqx.tree_at(lambda problem: problem.epsilon, self, epsilon)
+        return EntropicProblem(
+            self.geometry, self.a, self.b, epsilon=epsilon, marginals=self.marginals
+        )
 
-    def valid(self) -> tuple["EntropicProblem", RESULTS]:
-        """The problem with valid masses, epsilon and penalties, and what was wrong with them."""
+    def prepare(self) -> tuple[PreparedProblem, RESULTS]:
+        """The problem that a solver works on, made of valid numbers only, and what was wrong."""
         a, a_valid = valid_masses(self.a)
         b, b_valid = valid_masses(self.b)
-        largest = jnp.sqrt(jnp.finfo(self.epsilon.dtype).max)
-        epsilon_valid = (self.epsilon > 0) & (self.epsilon < largest)
-        epsilon = jnp.where(epsilon_valid, self.epsilon, 1)
         (side_a, a_rho_valid), (side_b, b_rho_valid) = (side.prepare() for side in self.marginals)
         same_total = jnp.array(True)
-        if self.has_gauge:
+        if _has_gauge(self.marginals):
             # Totals that agree up to rounding are made to agree, or no plan could be exact.
             ratio = lax.stop_gradient(jnp.sum(a) / jnp.sum(b))
             same_total = jnp.abs(ratio - 1) <= (1e-4 if a.dtype == jnp.float32 else 1e-6)
             b = b * ratio
+        geometry, finite, mean, least = self.geometry.prepare(a, b)
+        given = self.epsilon
+        epsilon = given.times(mean - least) if isinstance(given, Relative) else given
+        largest = jnp.sqrt(jnp.finfo(epsilon.dtype).max)
+        epsilon_valid = (epsilon > 0) & (epsilon < largest)
+        epsilon = jnp.where(epsilon_valid, epsilon, 1)
         result = RESULTS.successful
         for valid, otherwise in (
             (same_total, RESULTS.unequal_mass),
             (a_rho_valid & b_rho_valid, RESULTS.invalid_rho),
             (epsilon_valid, RESULTS.invalid_epsilon),
             (a_valid & b_valid, RESULTS.invalid_mass),
+            (finite, RESULTS.nonfinite_input),
         ):
             result = RESULTS.where(valid, result, otherwise)
-        sides = (side_a, side_b)
-        return EntropicProblem(self.geometry, a, b, epsilon=epsilon, marginals=sides), result
+        return PreparedProblem(geometry, a, b, epsilon, (side_a, side_b), mean, least), result
 
-    def prepare(self) -> tuple["EntropicProblem", RESULTS]:
-        """The problem that a solver works on, made of valid numbers only, and what was wrong."""
-        problem, result = self.valid()
-        geometry, finite = self.geometry.prepare(problem.a, problem.b)
-        prepared = EntropicProblem(
-            geometry, problem.a, problem.b, epsilon=problem.epsilon, marginals=problem.marginals
-        )
-        return prepared, RESULTS.where(finite, result, RESULTS.nonfinite_input)
+
+def _has_gauge(marginals: tuple[AbstractMarginal, AbstractMarginal]) -> bool:
+    return all(isinstance(side, Balanced) for side in marginals)
 
 
 def _masses(masses: ArrayLike | None, name: str, size: int, dtype: jnp.dtype) -> Float[Array, " n"]:
@@ -141,15 +200,3 @@ def valid_masses(masses: Float[Array, " n"]) -> tuple[Float[Array, " n"], Array]
     # A mass of zero has no derivative: the point does not exist.
     alive = jnp.where(masses > 0, masses, 0)
     return jnp.where(valid, alive, 1 / masses.shape[0]), valid
-
-
-@eqx.filter_jit
-def _default_epsilon(
-    geometry: AbstractGeometry, a: Float[Array, " n"], b: Float[Array, " m"]
-) -> Float[Array, ""]:
-    a, _ = valid_masses(a)
-    b, _ = valid_masses(b)
-    prepared, _ = constant(geometry).prepare(a, b)
-    mean = prepared.mean_cost(a, b)
-    # Where all costs are 0 any epsilon gives the same plan.
-    return lax.stop_gradient(jnp.where(mean == 0, 1, 0.05 * mean))

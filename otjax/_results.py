@@ -1,6 +1,8 @@
 """How a solve can end."""
 
 import equinox as eqx
+import jax.numpy as jnp
+from jaxtyping import Array, Bool
 
 
 class RESULTS(eqx.Enumeration):
@@ -14,6 +16,18 @@ class RESULTS(eqx.Enumeration):
     stagnated = (
         "The marginal error stopped falling short of `tolerance`, at what rounding allows. Raise "
         "`tolerance` or `epsilon`, or use float64."
+    )
+    unresolved_epsilon = (
+        "`epsilon` is below what rounding resolves at the size of these costs; the solution is "
+        "that at the least epsilon which is resolved. Raise `epsilon`, or use float64."
+    )
+    not_symmetric = (
+        "`SymmetricSinkhorn` is for a measure against itself under a symmetric cost, and this "
+        "problem is not one. Pass `Sinkhorn()` or no `solver`."
+    )
+    other_epsilon = (
+        "A self-term that was passed as a `Solution` belongs to another `epsilon` than the "
+        "divergence. Solve it at the same number, or pass `epsilon=None`."
     )
     nonfinite = (
         "The iteration met a number that is not finite; the last finite potentials are returned. "
@@ -47,3 +61,17 @@ class RESULTS(eqx.Enumeration):
         "The entries of the matrix must not be negative. Pass `jnp.exp` or `jnp.abs` of it, or its "
         "logarithms to `sinkhorn_knopp_log`."
     )
+
+
+def is_invalid(result: RESULTS) -> Bool[Array, ""]:
+    """Whether a result says that the input was not a problem, so that no number means anything."""
+    invalid = (
+        RESULTS.nonfinite_input,
+        RESULTS.invalid_mass,
+        RESULTS.unequal_mass,
+        RESULTS.invalid_epsilon,
+        RESULTS.invalid_rho,
+        RESULTS.other_epsilon,
+        RESULTS.negative_entries,
+    )
+    return jnp.any(jnp.stack([result == member for member in invalid]))

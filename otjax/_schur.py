@@ -19,7 +19,7 @@ import jax.numpy as jnp
 from jaxtyping import Array, Bool, Float, Int
 
 from ._operators import TransportPlan
-from ._problem import EntropicProblem
+from ._problem import PreparedProblem
 
 
 class Schur(eqx.Module):
@@ -31,7 +31,7 @@ class Schur(eqx.Module):
     dampings: tuple[Float[Array, ""], Float[Array, ""]]
     has_gauge: bool = eqx.field(static=True)
 
-    def __init__(self, problem: EntropicProblem, plan: TransportPlan):
+    def __init__(self, problem: PreparedProblem, plan: TransportPlan):
         """**Arguments:**
 
         - `problem`: the problem.
@@ -39,7 +39,7 @@ class Schur(eqx.Module):
         """
         self.plan = plan
         self.row = plan.density.mv(plan.b)
-        self.column = plan.b * plan.density.transpose().mv(plan.a)
+        self.column = plan.b * plan.density.T.mv(plan.a)
         side_a, side_b = (side.damping(problem.epsilon) for side in problem.marginals)
         self.dampings = side_a.astype(plan.b.dtype), side_b.astype(plan.b.dtype)
         self.has_gauge = problem.has_gauge
@@ -50,7 +50,7 @@ class Schur(eqx.Module):
 
     def mv(self, dg: Float[Array, " m"]) -> Float[Array, " m"]:
         """The product with `dg`."""
-        pulled = self.plan.transpose().mv(self.follow(dg))
+        pulled = self.plan.T.mv(self.follow(dg))
         product = self.column * dg / self.dampings[1] + pulled
         if self.has_gauge:
             product += self.column * (jnp.sum(self.column * dg) / jnp.sum(self.column))
@@ -58,7 +58,7 @@ class Schur(eqx.Module):
 
     def inverse_diagonal(self) -> Float[Array, " m"]:
         """A preconditioner: the inverse of the diagonal, 0 for points of mass zero."""
-        squares = self.plan.density.transpose().squared_mv(self.plan.a / self.row)
+        squares = self.plan.density.T.squared_mv(self.plan.a / self.row)
         diagonal = self.column / self.dampings[1]
         diagonal -= self.dampings[0] * jnp.square(self.plan.b) * squares
         if self.has_gauge:

@@ -8,7 +8,7 @@ from ._arrays import constant, count, float_array
 from ._control import cond_any
 from ._geometry import CostMatrix
 from ._problem import EntropicProblem
-from ._results import RESULTS
+from ._results import is_invalid, RESULTS
 from ._solution import Solution, Stats
 from ._solve import solve
 from ._solver import AbstractSolver
@@ -133,14 +133,11 @@ def _with_support(
     problem, f, matrix = constant((problem, solution.potentials[0], matrix))
     a, b, result = problem.a, problem.b, solution.result
     allowed = (a > 0)[:, None] & (b > 0)[None, :] & (problem.geometry.matrix < jnp.inf)
-    converged = result == RESULTS.successful
-    # Not if something else is wrong: masses, say, or entries.
-    failed = (result == RESULTS.max_steps_reached) | (result == RESULTS.stagnated)
-    failed |= result == RESULTS.nonfinite
+    failed = ~is_invalid(result) & (result != RESULTS.successful)
     infeasible = cond_any(failed, lambda: overfull(allowed, a, b, f), lambda: jnp.array(False))
     error = solution.stats.marginal_error * jnp.sum(a)
-    partial = lacks_total_support(allowed, a, b, matrix, error)
-    result = RESULTS.where((converged | failed) & partial, RESULTS.no_total_support, result)
+    partial = ~is_invalid(result) & lacks_total_support(allowed, a, b, matrix, error)
+    result = RESULTS.where(partial, RESULTS.no_total_support, result)
     return RESULTS.where(failed & infeasible, RESULTS.infeasible, result)
 
 

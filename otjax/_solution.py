@@ -1,15 +1,14 @@
 """What a solve returns."""
 
 import equinox as eqx
-import jax
 import jax.numpy as jnp
 from jaxtyping import Array, ArrayLike, Float, Int
 
 from ._arrays import constant, float_array
 from ._dual import linear_cost, transport_plan
-from ._geometry import PointCloud
+from ._geometry import AbstractPointGeometry
 from ._operators import TransportPlan
-from ._problem import EntropicProblem
+from ._problem import EntropicProblem, PreparedProblem
 from ._results import RESULTS
 
 
@@ -32,7 +31,9 @@ class Stats(eqx.Module):
 class Solution(eqx.Module):
     r"""The solution of an entropic problem. Differentiable in everything that defines it.
 
-    - `problem`: the problem that was solved.
+    - `problem`: the problem that was solved, whose `epsilon` is the number that was used.
+    - `prepared`: the same as the solver saw it, with the matrix of costs where one is held: plan,
+      marginals and cost are made of it.
     - `potentials`: $(f, g)$, shapes (n,) and (m,), in the unit of the cost. Balanced problems
       leave a constant open; it is chosen such that both have the same mean under the masses.
     - `value`: the optimum of the regularised objective, through its dual.
@@ -41,6 +42,7 @@ class Solution(eqx.Module):
     """
 
     problem: EntropicProblem
+    prepared: PreparedProblem
     potentials: tuple[Float[Array, " n"], Float[Array, " m"]]
     value: Float[Array, ""]
     result: RESULTS
@@ -50,8 +52,7 @@ class Solution(eqx.Module):
     @eqx.filter_jit
     def plan(self) -> TransportPlan:
         """The coupling, an n x m lineax operator: `mv(v)`, `.T`, `as_matrix()`."""
-        prepared, _ = self.problem.prepare()
-        return transport_plan(prepared, *self.potentials)
+        return transport_plan(self.prepared, *self.potentials)
 
     @property
     @eqx.filter_jit
@@ -64,15 +65,17 @@ class Solution(eqx.Module):
     @eqx.filter_jit
     def value_linear(self) -> Float[Array, ""]:
         r"""The transport cost of the plan, $\langle P, C \rangle$."""
-        prepared, _ = self.problem.prepare()
-        return linear_cost(prepared, *self.potentials)
+        return linear_cost(self.prepared, *self.potentials)
 
     @property
     def T(self) -> "Solution":
         """The same solution with the two measures exchanged: `T.transport` is the inverse map."""
         f, g = self.potentials
-        return Solution(self.problem.T, (g, f), self.value, self.result, self.stats)
+        return Solution(
+            self.problem.T, self.prepared.T, (g, f), self.value, self.result, self.stats
+        )
 
+    @eqx.filter_jit
     def potential(self, x: ArrayLike) -> Float[Array, " k"]:
         """The first potential at any points, by the soft c-transform of the second.
 
@@ -82,13 +85,15 @@ class Solution(eqx.Module):
 
         **Returns:** the potential, shape (k,); at the problem's own points it is `potentials[0]`.
 
-        **Raises:** `ValueError` unless the geometry is a `PointCloud`.
+        **Raises:** `ValueError` unless the geometry is one of points, such as `PointCloud`.
         """
-        problem, new, f = self._seen_from(x)
+        new, f = self._seen_from(x)
+        problem = self.prepared
         density = new.plan(f, self.potentials[1], problem.epsilon)
         softmin = f - problem.epsilon * jnp.log(density.mv(problem.b))
         return problem.marginals[0].damping(problem.epsilon) * softmin
 
+    @eqx.filter_jit
     def transport(self, x: ArrayLike) -> Float[Array, "k d"]:
         r"""The entropic map: where the plan sends a point on average, at any points
         (Pooladian and Niles-Weed 2021, arXiv:2109.12004).
@@ -99,25 +104,26 @@ class Solution(eqx.Module):
 
         **Returns:** $\sum_j P(y_j | x) y_j$, shape (k, d). The inverse is `solution.T.transport`.
 
-        **Raises:** `ValueError` unless the geometry is a `PointCloud`.
+        **Raises:** `ValueError` unless the geometry is one of points, such as `PointCloud`.
         """
-        problem, new, f = self._seen_from(x)
-        # Normalised on its own, so that the weights sum to one wherever x is.
-        density = new.plan(f, self.potentials[1], problem.epsilon)
-        conditional = TransportPlan(density, 1 / density.mv(problem.b), problem.b)
-        return jax.vmap(conditional.mv, in_axes=1, out_axes=1)(new.y)
+        new, f = self._seen_from(x)
+        b = self.prepared.b[:, None]
+        # Mass and mean in one product; normalised, so that the weights sum to one wherever x is.
+        density = new.plan(f, self.potentials[1], self.prepared.epsilon)
+        weighted = density.mv(jnp.concatenate([b, b * new.y], axis=1))
+        return weighted[:, 1:] / weighted[:, :1]
 
-    def _seen_from(self, x: ArrayLike) -> tuple[EntropicProblem, PointCloud, Float[Array, " k"]]:
-        """The problem's valid numbers, the geometry from new points to the second support, and a
-        potential at the new points: right in value, without derivatives."""
+    def _seen_from(self, x: ArrayLike) -> tuple[AbstractPointGeometry, Float[Array, " k"]]:
+        """The geometry from new points to the second support, and a potential at the new points:
+        right in value, without derivatives."""
         geometry = self.problem.geometry
-        if not isinstance(geometry, PointCloud):
+        if not isinstance(geometry, AbstractPointGeometry):
             raise ValueError(
                 "Out-of-sample potentials and maps need points: solve with a `PointCloud`, not a "
                 f"`{type(geometry).__name__}`."
             )
         points = float_array(x, "x", "k d").astype(geometry.dtype)
-        problem, _ = self.problem.valid()
-        new = geometry.seen_from(points, problem.b)
+        new = geometry.seen_from(points, self.prepared.b)
+        problem = self.prepared
         fixed, b, g, epsilon = constant((new, problem.b, self.potentials[1], problem.epsilon))
-        return problem, new, fixed.softmin(g + epsilon * jnp.log(b), epsilon)
+        return new, fixed.softmin(g + epsilon * jnp.log(b), epsilon)

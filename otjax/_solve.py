@@ -2,7 +2,7 @@
 
 import equinox as eqx
 import jax.numpy as jnp
-from jaxtyping import Array, ArrayLike, Float, Int
+from jaxtyping import Array, ArrayLike, Int
 
 from ._adjoint import AbstractAdjoint, envelope, ImplicitAdjoint
 from ._arrays import constant, count, float_array
@@ -11,13 +11,14 @@ from ._dual import centre, marginal_error
 from ._problem import EntropicProblem
 from ._results import RESULTS
 from ._solution import Solution, Stats
-from ._solver import AbstractSolver, default_solver, Potentials, rounding_floor
+from ._solver import AbstractSolver, chosen_solver, Potentials
 
 
 def solve(
     problem: EntropicProblem,
     solver: AbstractSolver | None = None,
     *,
+    tolerance: ArrayLike | None = None,
     init: tuple[ArrayLike, ArrayLike] | None = None,
     adjoint: AbstractAdjoint | None = None,
     max_steps: int | Int[Array, ""] | None = None,
@@ -32,6 +33,9 @@ def solve(
     - `problem`: the problem.
     - `solver`: `Sinkhorn(...)`, `DualNewton(...)`, `Adaptive(...)` or `LBFGS(...)`. `None` is
         `Sinkhorn()` in float32 and `Adaptive()` in float64.
+    - `tolerance`: that of the default solver, in place of `solver`: the L1 errors of the two
+        marginals together, relative to the total mass. `None` is 1e-4 in float32 and 1e-9 in
+        float64, or what rounding allows if that is more.
     - `init`: potentials `(f, g)` to start from, for instance those of an earlier solution.
     - `adjoint`: how potentials are differentiated; `None` is `ImplicitAdjoint()`. The value
         always has its envelope derivative, which needs the potentials only.
@@ -49,15 +53,13 @@ def solve(
             f"`problem` must be an `EntropicProblem`, got {type(problem).__name__}; pass "
             "`otjax.EntropicProblem(otjax.PointCloud(x, y))`."
         )
-    solver = default_solver(problem.geometry.dtype) if solver is None else solver
+    solver = chosen_solver(solver, tolerance, problem.geometry.dtype)
     adjoint = ImplicitAdjoint() if adjoint is None else adjoint
-    if not isinstance(solver, AbstractSolver):
-        raise ValueError(f"`solver` must be a solver such as `Sinkhorn()`, got {solver!r}.")
     if not isinstance(adjoint, AbstractAdjoint):
         raise ValueError(
             f"`adjoint` must be an adjoint such as `ImplicitAdjoint()`, got {adjoint!r}."
         )
-    epsilon, potentials, value, result, stats = _solve(
+    solution = _solve(
         problem,
         solver,
         _checked_init(init, problem),
@@ -65,9 +67,9 @@ def solve(
         None if max_steps is None else count(max_steps, "max_steps"),
     )
     if throw:
-        failed = result != RESULTS.successful
-        potentials, value, stats = result.error_if((potentials, value, stats), failed)
-    return Solution(problem.at(epsilon), potentials, value, result, stats)
+        failed = solution.result != RESULTS.successful
+        solution = solution.result.error_if(solution, failed)
+    return solution
 
 
 @eqx.filter_jit
@@ -77,26 +79,22 @@ def _solve(
     init: Potentials | None,
     adjoint: AbstractAdjoint,
     max_steps: Int[Array, ""] | None,
-) -> tuple[Float[Array, ""], Potentials, Float[Array, ""], RESULTS, Stats]:
+) -> Solution:
     prepared, validity = problem.prepare()
     # Nothing is differentiated through the iterations of a solver.
     fixed = constant(prepared)
     run = lambda solver, *args: solver.run(*args)
     outcome = in_turn(run, solver, fixed, constant(init), max_steps)
-    error = marginal_error(fixed, outcome.f, outcome.g, outcome.marginals)
-    # An epsilon so small that rounding of the potentials makes the plan overflow is raised until
-    # it does not: the result says that the solve failed, and every number stays finite.
-    resolved = jnp.isfinite(error)
-    floor = rounding_floor(fixed, outcome.f, outcome.g)
-    prepared = prepared.at(jnp.where(resolved, 1, 16 * floor) * prepared.epsilon)
+    # The problem's own, or the least that is resolved; then there is nothing to differentiate.
+    epsilon = jnp.where(outcome.epsilon > fixed.epsilon, outcome.epsilon, prepared.epsilon)
+    prepared = prepared.at(epsilon)
+    error = marginal_error(fixed.at(outcome.epsilon), outcome.f, outcome.g, outcome.marginals)
     # Centred first, so that second derivatives of the value see the potentials that users see.
     f, g = centre(prepared, *adjoint.attach(prepared, outcome.f, outcome.g))
-    plan_mass = jnp.where(resolved, jnp.sum(outcome.marginals[0]), jnp.sum(prepared.a))
-    value = envelope(prepared, f, g, plan_mass)
+    value = envelope(prepared, f, g, jnp.sum(outcome.marginals[0]))
     result = RESULTS.where(validity == RESULTS.successful, outcome.result, validity)
-    epsilon = jnp.where(resolved, problem.epsilon, prepared.epsilon)
-    stats = Stats(outcome.num_steps, jnp.where(resolved, error, 2))
-    return epsilon, (f, g), value, result, stats
+    stats = Stats(outcome.num_steps, error)
+    return Solution(problem.at(epsilon), prepared, (f, g), value, result, stats)
 
 
 def _checked_init(

@@ -6,6 +6,7 @@ import jax.numpy as jnp
 from jaxtyping import Array, ArrayLike, Float
 
 from ._arrays import known_number
+from ._divergence import nan_unless_valid
 from ._exact import ExactSolution, solve_exact
 from ._geometry import PointCloud
 from ._ground_cost import Euclidean, PNorm, SqEuclidean
@@ -75,4 +76,4 @@ def wasserstein(
     positive = solution.value > 0
     root = jnp.power(jnp.where(positive, solution.value, 1), 1 / order)
     distance = jnp.where(positive, root, 0)
-    return (distance, solution) if has_aux else distance
+    return (distance, solution) if has_aux else nan_unless_valid(distance, solution.result)

@@ -4,10 +4,11 @@ A new solver, engine, constraint or ground cost is one line here, and every beha
 tested with it.
 """
 
+import dataclasses
 import functools as ft
 import importlib.util
 from collections.abc import Callable
-from typing import Any
+from typing import Any, ClassVar
 
 import equinox as eqx
 import jax
@@ -25,10 +26,10 @@ def skip_without(extra: str, *modules: str) -> pytest.MarkDecorator:
     return pytest.mark.skipif(bool(absent), reason=f"needs `otjax[{extra}]`: {absent}")
 
 
-# Sizes such that a streamed cloud of `STREAMED_BUDGET` bytes is reduced in several blocks of rows
-# with a shorter last one, from both sides, in both precisions, with any ground cost.
+# Sizes such that a cloud streamed `BLOCK` rows at a time is reduced in several blocks, with a
+# shorter last one, from both sides.
 N, M, D = 13, 9, 2
-STREAMED_BUDGET = 416
+BLOCK = 4
 
 
 def callable_cost(x: Float[Array, " d"], y: Float[Array, " d"]) -> Float[Array, ""]:
@@ -45,6 +46,36 @@ class Mahalanobis(eqx.Module):
         return jnp.sum(jnp.square(jnp.matmul(self.weight.astype(x.dtype), x - y)))
 
 
+class NaiveEngine(otjax.AbstractEngine):
+    """An engine as a stranger would write one: one row at a time, in a loop that JAX cannot
+    differentiate backwards; of derivatives, transposes and batches it knows nothing."""
+
+    holds: ClassVar[bool] = False
+
+    def softmin(self, pairs, h, epsilon):
+        def row(x):
+            cost = dataclasses.replace(pairs, x=x[None, :]).matrix()[0]
+            return -epsilon * jax.nn.logsumexp((h - cost) / epsilon)
+
+        return self._row_by_row(row, (pairs.x,), jnp.zeros(pairs.x.shape[:1], h.dtype))
+
+    def apply(self, pairs, f, g, epsilon, columns):
+        def row(x, f):
+            cost = dataclasses.replace(pairs, x=x[None, :]).matrix()[0]
+            entries = jnp.exp(((f + g - cost) / epsilon).astype(columns.dtype))
+            return jnp.sum(entries[:, None] * columns, axis=0)
+
+        shape = (f.shape[0], columns.shape[1])
+        return self._row_by_row(row, (pairs.x, f), jnp.zeros(shape, columns.dtype))
+
+    def _row_by_row(self, row, rows, out):
+        def body(state):
+            i, out = state
+            return i + 1, out.at[i].set(row(*(leaf[i] for leaf in rows)))
+
+        return jax.lax.while_loop(lambda state: state[0] < len(out), body, (0, out))[1]
+
+
 # Made with `SOLVERS[name](tolerance=...)`.
 SOLVERS: dict[str, Callable[..., otjax.AbstractSolver]] = {
     "sinkhorn": otjax.Sinkhorn,
@@ -58,7 +89,8 @@ SOLVERS: dict[str, Callable[..., otjax.AbstractSolver]] = {
 # How the n x m reductions are carried out: made with `ENGINES[name](x, y, cost)`.
 ENGINES: dict[str, Callable[[Any, Any, Any], otjax.AbstractGeometry]] = {
     "dense": lambda x, y, cost: otjax.PointCloud(x, y, cost=cost),
-    "streamed": lambda x, y, cost: otjax.PointCloud(x, y, cost=cost, budget=STREAMED_BUDGET),
+    "streamed": lambda x, y, cost: otjax.PointCloud(x, y, cost=cost, engine=otjax.Streamed(BLOCK)),
+    "naive": lambda x, y, cost: otjax.PointCloud(x, y, cost=cost, engine=NaiveEngine()),
     "matrix": lambda x, y, cost: otjax.CostMatrix(cost_matrix(x, y, cost)),
 }
 

@@ -1,5 +1,6 @@
 """Losses, penalties and clipping against closed forms."""
 
+import chex
 import equinox as eqx
 import jax
 import jax.numpy as jnp
@@ -111,8 +112,8 @@ def test_the_penalty_of_a_linear_critic(norm, shape):
     def penalty(critic, one_sided, at):
         return gan.gradient_penalty(critic, real, fake, key=KEY, one_sided=one_sided, at=at)
 
-    value_and_grad = jax.jit(jax.value_and_grad(penalty), static_argnums=(1, 2))
-    for at in ("segments", "samples"):
+    value_and_grad = jax.jit(jax.value_and_grad(penalty), static_argnums=1)
+    for at in (gan.Segments(), gan.Samples()):
         value, gradient = value_and_grad(critic, False, at)
         np.testing.assert_allclose(value, (norm - 1) ** 2, atol=1e-15)
         np.testing.assert_allclose(gradient.weight, 2 * (norm - 1) * direction, atol=1e-14)
@@ -140,11 +141,28 @@ def test_the_penalty_of_a_quadratic_critic_at_samples(slope):
     real, fake = cloud(0, 6), 3 * cloud(1, 9)
     excess = slope * np.linalg.norm(np.concatenate([real, fake]), axis=1) - 1
     penalty = lambda **kwargs: gan.gradient_penalty(
-        quadratic(slope), real, fake, at="samples", **kwargs
+        quadratic(slope), real, fake, at=gan.Samples(), **kwargs
     )
     np.testing.assert_allclose(penalty(), np.mean(excess**2))
     np.testing.assert_allclose(penalty(one_sided=True), np.mean(np.maximum(excess, 0) ** 2))
     assert abs(np.mean(excess[:6] ** 2) - penalty()) > 0.01  # the fake ones count
+
+
+@pytest.mark.parametrize("at", [gan.Segments(), gan.Samples()])
+def test_a_place_gives_the_loss_and_the_norms_at_its_points(at):
+    critic, real, fake = quadratic(2.0), cloud(0), 3 * cloud(1)
+    points = at.points(real, fake, key=KEY)
+    loss, norms = at.loss_and_norms(critic, real, fake, key=KEY)
+    expected = gan.critic_loss(critic, real, fake), 2 * jnp.linalg.norm(points, axis=1)
+    chex.assert_trees_all_close((loss, norms), expected, rtol=1e-12)
+
+
+def test_points_on_segments_divide_them():
+    """All coordinates by one share, that is uniform."""
+    real, fake = cloud(0, 2000), 3 * cloud(1, 2000)
+    shares = (gan.Segments().points(real, fake, key=KEY) - real) / (fake - real)
+    np.testing.assert_allclose(shares, shares[:, :1] * np.ones((1, 3)), rtol=1e-9)
+    np.testing.assert_allclose(np.sort(shares[:, 0]), (np.arange(2000) + 0.5) / 2000, atol=0.05)
 
 
 def test_samples_leave_the_slope_between_supports_free():
@@ -152,8 +170,8 @@ def test_samples_leave_the_slope_between_supports_free():
     real, fake = 5 + cloud(0, 64, (1,)), -5 - cloud(1, 64, (1,))
     step = lambda x: 100 * jnp.tanh(10 * x[0])
     penalty = lambda at: gan.gradient_penalty(step, real, fake, key=KEY, one_sided=True, at=at)
-    assert penalty("samples") < 1e-6
-    assert penalty("segments") > 100
+    assert penalty(gan.Samples()) < 1e-6
+    assert penalty(gan.Segments()) > 100
     assert gan.critic_loss(step, real, fake) < -150  # of measures at a distance of about ten
 
 
@@ -165,8 +183,8 @@ def test_a_penalty_where_the_gradient_vanishes(dtype):
     penalty = lambda critic, one_sided, at: gan.gradient_penalty(
         critic, real, fake, key=KEY, one_sided=one_sided, at=at
     )
-    value_and_grad = jax.jit(jax.value_and_grad(penalty), static_argnums=(1, 2))
-    for one_sided, expected, at in ((False, 1, "segments"), (True, 0, "samples")):
+    value_and_grad = jax.jit(jax.value_and_grad(penalty), static_argnums=1)
+    for one_sided, expected, at in ((False, 1, gan.Segments()), (True, 0, gan.Samples())):
         value, gradient = value_and_grad(flat, one_sided, at)
         assert value == expected and value.dtype == dtype
         assert jnp.isfinite(gradient.args[0])
@@ -257,7 +275,7 @@ def test_an_optimiser_keeps_parameters_within_the_limit(biases):
     plain = jax.tree.map(lambda p, g: p - g, parameters, gradient)
     expected = gan.clip_weights(plain, 0.1, biases=biases)
     updated = optax.apply_updates(parameters, updates)
-    jax.tree.map(lambda a, b: np.testing.assert_allclose(a, b, atol=1e-15), updated, expected)
+    chex.assert_trees_all_close(updated, expected, rtol=1e-7, atol=1e-15)
     with pytest.raises(ValueError, match="`params`"):
         optimiser.update(gradient, optimiser.init(parameters))
 
@@ -423,7 +441,10 @@ def unchecked():
         ("critic", lambda: gan.gradient_penalty(lambda x: x, SAMPLES, SAMPLES, key=KEY)),
         ("key", lambda: gan.gradient_penalty(CRITIC, SAMPLES, SAMPLES)),
         ("at", lambda: gan.gradient_penalty(CRITIC, SAMPLES, SAMPLES, key=KEY, at="middle")),
-        ("fake", lambda: gan.gradient_penalty(CRITIC, SAMPLES, SAMPLES[:, :2], at="samples")),
+        ("at", lambda: gan.gradient_penalty(CRITIC, SAMPLES, SAMPLES, key=KEY, at=gan.Samples)),
+        ("fake", lambda: gan.gradient_penalty(CRITIC, SAMPLES, SAMPLES[:, :2], at=gan.Samples())),
+        ("key", lambda: gan.Segments().points(SAMPLES, SAMPLES, key=None)),
+        ("fake", lambda: gan.Segments().points(SAMPLES, SAMPLES[:4], key=KEY)),
         ("critic", lambda: gan.gradient_norms(None, SAMPLES)),
         ("points", lambda: gan.gradient_norms(CRITIC, SAMPLES[:0])),
         ("limit", lambda: gan.clip_weights(CRITIC, 0.0)),

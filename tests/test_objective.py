@@ -86,11 +86,14 @@ def test_balanced_value_is_the_mean_of_the_potentials() -> None:
     np.testing.assert_allclose(mean_f, mean_g, rtol=1e-8)
 
 
-def test_default_epsilon_is_five_percent_of_the_mean_cost() -> None:
+@pytest.mark.parametrize("engine", helpers.ENGINES)
+def test_default_epsilon_is_five_percent_of_the_mean_cost_above_the_least(engine: str) -> None:
     x, y = helpers.points()
     a, b = helpers.masses(zeros=True)
     cost = helpers.cost_matrix(x, y, otjax.SqEuclidean())
     mean = jnp.sum(a[:, None] * b[None, :] * cost)
-    for geometry in (otjax.PointCloud(x, y), otjax.PointCloud(x, y, budget=0)):
-        problem = otjax.EntropicProblem(geometry, a, b)
-        np.testing.assert_allclose(problem.epsilon, 0.05 * mean, rtol=1e-12)
+    least = jnp.min(cost[a > 0][:, b > 0])
+    geometry = helpers.ENGINES[engine](x, y, otjax.SqEuclidean())
+    for epsilon, fraction in ((None, 0.05), (otjax.Relative(0.2), 0.2)):
+        solution = otjax.solve(otjax.EntropicProblem(geometry, a, b, epsilon=epsilon))
+        np.testing.assert_allclose(solution.problem.epsilon, fraction * (mean - least), rtol=1e-12)

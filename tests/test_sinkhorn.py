@@ -233,10 +233,22 @@ def test_the_symmetric_solver_solves_self_problems(marginals):
     np.testing.assert_allclose(symmetric.value, general.value, rtol=1e-10)
 
 
-def test_the_symmetric_solver_keeps_the_tolerance(make_solver):
-    solver = make_solver(tolerance=1e-3).symmetric()
-    assert float(solver.tolerance) == 1e-3
-    assert solver.symmetric() is solver
+def test_the_symmetric_solver_tells_what_is_not_its_problem():
+    solver = otjax.SymmetricSinkhorn()
+    with pytest.raises(ValueError, match="measure against itself"):
+        run(helpers.make_problem(), solver)
+    x, y = helpers.points(m=helpers.N)
+    a, _ = helpers.masses()
+    others = (
+        otjax.EntropicProblem(otjax.PointCloud(x, x), a, a[::-1], epsilon=0.3),
+        otjax.EntropicProblem(otjax.PointCloud(x, y), a, a, epsilon=0.3),
+        otjax.EntropicProblem(otjax.PointCloud(x, x, cost=helpers.callable_cost), epsilon=0.3),
+    )
+    for problem in others:
+        solution = run(problem, solver)
+        assert solution.result == RESULTS.not_symmetric
+        assert solution.stats.num_steps < 5
+        assert jnp.isfinite(solution.value)
 
 
 def test_sweeps_are_one_program():
@@ -277,8 +289,7 @@ def test_single_precision_reaches_what_rounding_allows():
     rng = np.random.default_rng(0)
     x, y = rng.normal(size=(100, 2)), 1 + 0.5 * rng.normal(size=(100, 2))
     cloud = otjax.PointCloud(x.astype(np.float32), y.astype(np.float32))
-    uniform = jnp.full(100, 0.01, jnp.float32)
-    epsilon = 5e-4 * cloud.mean_cost(uniform, uniform)
+    epsilon = 5e-4 * np.mean(np.sum((x[:, None] - y[None]) ** 2, axis=2))
     problem = otjax.EntropicProblem(cloud, epsilon=epsilon)
     solution = run(problem, otjax.Sinkhorn(tolerance=1.5e-3))
     assert solution.result == RESULTS.successful

@@ -14,8 +14,8 @@ SOLVER = otjax.Sinkhorn(tolerance=1e-12)
 CASES = [("squared euclidean", 3), ("squared euclidean", 10), ("euclidean", 10), ("callable", 3)]
 
 
-def _solve(x, y, a, b, epsilon, cost, budget) -> otjax.Solution:
-    cloud = otjax.PointCloud(x, y, cost=helpers.COSTS[cost](), budget=budget)
+def _solve(x, y, a, b, epsilon, cost, engine) -> otjax.Solution:
+    cloud = otjax.PointCloud(x, y, cost=helpers.COSTS[cost](), engine=engine)
     return otjax.solve(otjax.EntropicProblem(cloud, a, b, epsilon=epsilon), SOLVER)
 
 
@@ -25,8 +25,8 @@ def test_values_plans_and_derivatives_agree(cost: str, d: int) -> None:
     a, b = helpers.masses(zeros=True)
     u, v = helpers.points(7, d=d)
 
-    def everything(x, y, budget):
-        solution = _solve(x, y, a, b, 2.0, cost, budget)
+    def everything(x, y, engine):
+        solution = _solve(x, y, a, b, 2.0, cost, engine)
         outputs = (
             solution.value,
             solution.value_linear,
@@ -37,19 +37,19 @@ def test_values_plans_and_derivatives_agree(cost: str, d: int) -> None:
         )
         return outputs, jnp.sum(solution.plan.as_matrix() ** 2)
 
-    def scalar(x, y, budget):
-        outputs, squares = everything(x, y, budget)
+    def scalar(x, y, engine):
+        outputs, squares = everything(x, y, engine)
         return outputs[0] + outputs[1] + jnp.sum(outputs[5]) + squares
 
-    def measured(budget):
+    def measured(engine):
         gradient = jax.grad(scalar, argnums=(0, 1))
-        outputs = everything(x, y, budget)
-        moved = jax.jvp(lambda x, y: gradient(x, y, budget), (x, y), (u, v))
+        outputs = everything(x, y, engine)
+        moved = jax.jvp(lambda x, y: gradient(x, y, engine), (x, y), (u, v))
         return outputs, moved
 
     dense, streamed = (
-        jax.jit(measured, static_argnums=0)(2**30),
-        jax.jit(measured, static_argnums=0)(helpers.STREAMED_BUDGET),
+        jax.jit(measured, static_argnums=0)(otjax.Dense()),
+        jax.jit(measured, static_argnums=0)(otjax.Streamed(helpers.BLOCK)),
     )
     jax.tree.map(
         lambda p, q: np.testing.assert_allclose(p, q, rtol=1e-8, atol=1e-9), dense, streamed
@@ -71,20 +71,25 @@ def test_plan_is_a_linear_operator(engine: str) -> None:
     assert not lx.is_symmetric(plan)
 
 
-def test_the_budget_decides() -> None:
-    """The matrix exists where it fits, and only there."""
+def test_the_engine_decides(monkeypatch: pytest.MonkeyPatch) -> None:
+    """The matrix exists where it was asked for or fits, and only there."""
     x, y = (jax.ShapeDtypeStruct((2000, 3), jnp.float32) for _ in range(2))
     matrix = 2000 * 2000 * 4
 
-    def peak(budget: float) -> int:
+    def peak(engine: otjax.AbstractEngine | None) -> int:
         def value(x, y):
-            cloud = otjax.PointCloud(x, y, budget=budget)
+            cloud = otjax.PointCloud(x, y, engine=engine)
             return otjax.solve(otjax.EntropicProblem(cloud, epsilon=0.1), throw=False).value
 
         analysis = jax.jit(jax.value_and_grad(value)).lower(x, y).compile().memory_analysis()
         return analysis.temp_size_in_bytes
 
-    assert peak(matrix - 1) < 0.5 * matrix < matrix <= peak(matrix)
+    assert peak(otjax.Streamed()) < 0.5 * matrix < matrix <= peak(otjax.Dense())
+    monkeypatch.setattr("otjax._reduction._choice.device_memory", lambda: 12 * matrix - 1)
+    assert peak(None) < 0.5 * matrix
+    monkeypatch.setattr("otjax._reduction._choice.device_memory", lambda: 12 * matrix)
+    jax.clear_caches()
+    assert peak(None) >= matrix
 
 
 def test_memory_of_a_streamed_gradient() -> None:

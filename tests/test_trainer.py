@@ -2,8 +2,10 @@
 
 import io
 
+import chex
 import equinox as eqx
 import jax
+import jax.lax as lax
 import jax.numpy as jnp
 import jax.random as jr
 import jax.tree_util as jtu
@@ -14,6 +16,7 @@ import pytest
 
 import otjax
 from otjax import gan, nn
+from otjax.gan._batches import batch_of
 
 
 KEY = jr.key(0)
@@ -29,7 +32,7 @@ class Translation(eqx.Module):
         return latent + self.shift
 
 
-class Pull(gan.AbstractObjective):
+class Pull(gan.AbstractGame):
     """A game in closed form, which also tells what its steps were given.
 
     A critic, one number, gains `weight` with each step of gradient descent at rate 1; the generator
@@ -138,6 +141,19 @@ def test_steps_and_keys_draw_anew():
         assert len({float(metrics[name]) for metrics in (first, second, other)}) == 3
 
 
+@pytest.mark.parametrize(
+    ("key", "impl"),
+    [(KEY, "threefry2x32"), (jr.PRNGKey(0), "threefry2x32")]
+    + [(jr.key(0, impl=impl), impl) for impl in ("rbg", "unsafe_rbg")],
+)
+def test_a_key_of_any_kind_draws_as_its_kind_does(key, impl):
+    state, metrics = after(pull_trainer(), 2, key=key)
+    key_critic, _, _ = jr.split(jr.fold_in(jr.key(0, impl=impl), 1), 3)
+    _, _, key_loss = jr.split(jr.split(key_critic, 3)[-1], 3)
+    assert metrics["drawn"] == jr.uniform(key_loss)
+    assert state.key_at(7) == jr.fold_in(jr.key(0, impl=impl), 7)
+
+
 def test_the_critic_steps_of_one_step_see_different_batches():
     real = [after(pull_trainer(n_critic=n), 1)[1]["real"] for n in (1, 2, 3)]
     assert len({float(value) for value in real}) == 3
@@ -148,8 +164,7 @@ def test_the_critic_steps_of_one_step_see_different_batches():
 
 def test_batches_are_drawn_uniformly():
     data = jnp.arange(5.0)[:, None]
-    batch = pull_trainer(batch_size=4)._real
-    draws = jax.vmap(lambda key: batch(data, key))(jr.split(KEY, 2000))
+    draws = jax.vmap(lambda key: batch_of(data, 4, key))(jr.split(KEY, 2000))
     assert draws.shape == (2000, 4, 1)
     counts = np.bincount(np.asarray(draws, int).ravel(), minlength=5)
     np.testing.assert_allclose(counts / 8000, 0.2, atol=0.02)
@@ -202,7 +217,7 @@ SAMPLES = jax.vmap(noise)(jr.split(KEY, 64)) + TARGET[None, :]
 GAMES = {
     "wgan-gp": (gan.PenalisedWGAN(10.0), lambda: nn.MLPCritic(2, width=16, key=KEY), {}),
     "wgan-lp": (
-        gan.PenalisedWGAN(10.0, one_sided=True, at="samples"),
+        gan.PenalisedWGAN(10.0, penalty=gan.OneSided(), at=gan.Samples()),
         lambda: nn.MLPCritic(2, width=16, key=KEY),
         {},
     ),
@@ -247,7 +262,11 @@ def test_a_game_brings_the_generator_to_the_data(name):
         (gan.WGAN(), GAMES["lipschitz"][1], 2.5),
         # The best slope s maximises 2.5 s - weight (s - 1)^2.
         (gan.PenalisedWGAN(10.0), GAMES["wgan-gp"][1], 2.5 * (1 + 2.5 / 20)),
-        (gan.PenalisedWGAN(100.0, one_sided=True), GAMES["wgan-lp"][1], 2.5 * (1 + 2.5 / 200)),
+        (
+            gan.PenalisedWGAN(100.0, penalty=gan.OneSided()),
+            GAMES["wgan-lp"][1],
+            2.5 * (1 + 2.5 / 200),
+        ),
     ],
 )
 def test_the_estimate_of_w1_is_the_distance(objective, critic, expected):
@@ -281,7 +300,7 @@ def critic_of(seed):
 
 def test_the_losses_of_the_objectives_are_the_functions():
     critic, real = critic_of(0), REAL[:5]
-    penalised = gan.PenalisedWGAN(3.0, one_sided=True)
+    penalised = gan.PenalisedWGAN(3.0, penalty=gan.OneSided())
     plain = gan.critic_loss(critic, real, FAKE)
     loss, metrics = penalised.critic_loss(critic, real, FAKE, key=KEY)
     penalty = gan.gradient_penalty(critic, real, FAKE, key=KEY, one_sided=True)
@@ -296,6 +315,14 @@ def test_the_losses_of_the_objectives_are_the_functions():
         np.testing.assert_allclose(generator_loss, gan.generator_loss(critic, FAKE))
 
 
+def test_a_penalty_may_be_any_function_of_a_slope():
+    critic = critic_of(0)
+    objective = gan.PenalisedWGAN(3.0, penalty=lambda slope: slope**4, at=gan.Samples())
+    _, metrics = objective.critic_loss(critic, REAL, FAKE, key=KEY)
+    norms = gan.gradient_norms(critic, jnp.concatenate([REAL, FAKE]))
+    np.testing.assert_allclose(metrics["penalty"], np.mean(np.asarray(norms) ** 4))
+
+
 def test_a_penalty_at_samples_takes_one_pass():
     """The loss is made of the two functions, with the critic traced but once."""
     critic, calls = critic_of(0), []
@@ -304,11 +331,11 @@ def test_a_penalty_at_samples_takes_one_pass():
         calls.append(x.shape)
         return critic(x)
 
-    objective = gan.PenalisedWGAN(3.0, at="samples")
+    objective = gan.PenalisedWGAN(3.0, at=gan.Samples())
     loss, metrics = objective.critic_loss(counted, REAL, FAKE, key=KEY)  # 6 and 5 samples
     assert len(calls) == 1
     plain = gan.critic_loss(critic, REAL, FAKE)
-    penalty = gan.gradient_penalty(critic, REAL, FAKE, at="samples")
+    penalty = gan.gradient_penalty(critic, REAL, FAKE, at=gan.Samples())
     np.testing.assert_allclose(loss, plain + 3 * penalty)
     np.testing.assert_allclose([metrics["w1"], metrics["penalty"]], [-plain, penalty])
     norms = gan.gradient_norms(critic, jnp.concatenate([REAL, FAKE]))
@@ -419,37 +446,164 @@ def test_plain_functions_train_as_modules_do():
     assert jnp.all(new.critic.args[0] != state.critic.args[0])
 
 
+# Objectives that are no games
+
+
+class Flow(gan.AbstractObjective):
+    """A velocity v(t, x) is fitted to x_1 - x_0, at points between a latent x_0 and data x_1."""
+
+    def loss(self, model, critic, real, latents, *, key):
+        assert critic is None
+        key_start, key_time = jr.split(key)
+        start = latents(key_start, len(real))
+        times = jr.uniform(key_time, (len(real), 1), real.dtype)
+        velocities = jax.vmap(model)(times, (1 - times) * start + times * real)
+        error = jnp.sum(jnp.square(velocities - (real - start)), axis=1)
+        return jnp.mean(error), {"largest": jnp.max(error)}
+
+
+class Velocity(eqx.Module):
+    """A network v(t, x)."""
+
+    mlp: eqx.nn.MLP
+
+    def __init__(self, size, out_size, *, width, key):
+        self.mlp = eqx.nn.MLP(size + 1, out_size, width, 2, jax.nn.silu, key=key)
+
+    def __call__(self, time, point):
+        return self.mlp(jnp.concatenate([time, point]))
+
+
+def test_a_velocity_is_trained_as_a_generator_is():
+    """From N(0, 1) to N(mean, spread^2) by independent pairs it is known, and what it leaves."""
+    mean, spread = np.asarray(TARGET), 0.5
+    steps, size = 500, 500
+    trainer = gan.Trainer(
+        Flow(),
+        generator_optimiser=optax.adam(optax.cosine_decay_schedule(0.03, steps)),
+        latent=2,
+        batch_size=16,  # what a sampler of data draws counts
+        n_critic=0,
+        ema_decay=0.95,
+    )
+    data = lambda key: TARGET[None, :] + spread * jr.normal(key, (size, 2))
+    network = Velocity(2, 2, width=32, key=KEY)
+    parameters, static = eqx.partition(network, eqx.is_inexact_array)
+
+    @chex.assert_max_traces(n=1)
+    def velocity(parameters, time, point):
+        return eqx.combine(parameters, static)(time, point)
+
+    state, history = train(trainer, jtu.Partial(velocity, parameters), None, data, steps)
+    fitted = jtu.Partial(velocity.__wrapped__, *state.ema.args)
+
+    def slope(t):  # of the velocity in the point, whose coordinates are independent
+        return (spread**2 * t - (1 - t)) / ((1 - t) ** 2 + spread**2 * t**2)
+
+    t = (np.arange(1000) + 0.5) / 1000
+    left = 2 * np.mean(1 + spread**2 - slope(t) ** 2 * ((1 - t) ** 2 + spread**2 * t**2))
+    np.testing.assert_allclose(np.mean([m["generator_loss"] for m in history[-100:]]), left, 0.03)
+
+    # Along the flow, by Euler's steps: it is where it should be, and goes where it should.
+    points = start = np.random.default_rng(0).normal(size=(500, 2))
+    velocities = jax.jit(jax.vmap(fitted, (None, 0)))
+    for time in np.arange(50) / 50:
+        found = np.asarray(velocities(jnp.array([time]), points))
+        exact = mean + slope(time) * (points - time * mean)
+        assert np.mean(np.square(found - exact)) < 0.1
+        points = points + found / 50
+    np.testing.assert_allclose(points, mean + spread * start, atol=0.3)
+
+
+class Drift(gan.AbstractObjective):
+    """Samples follow a drift: here that to where the mean of the data is."""
+
+    def loss(self, model, critic, real, latents, *, key):
+        fake = jax.vmap(model)(latents(key))
+        drift = jnp.mean(real, axis=0) - jnp.mean(fake, axis=0)
+        goal = lax.stop_gradient(fake + drift[None, :])
+        return jnp.mean(jnp.sum(jnp.square(fake - goal), axis=1)), {"drift": jnp.sum(drift)}
+
+
+class SinkhornDrift(gan.AbstractObjective):
+    """The drift down the Sinkhorn divergence, with the factor that makes it the game's gradient."""
+
+    def loss(self, model, critic, real, latents, *, key):
+        fake = jax.vmap(model)(latents(key))
+        divergence = lambda fake: otjax.sinkhorn_divergence(fake, real, epsilon=0.5)
+        drift = -len(fake) / 2 * jax.grad(divergence)(lax.stop_gradient(fake))
+        error = fake - lax.stop_gradient(fake + drift)
+        return jnp.mean(jnp.sum(jnp.square(error), axis=1)), {}
+
+
+def drift_trainer(objective, **options):
+    options = {"latent": noise, "batch_size": len(DATA), "n_critic": 0, "ema_decay": 0.0} | options
+    return gan.Trainer(objective, generator_optimiser=optax.sgd(0.25), **options)
+
+
+def test_a_drift_is_followed():
+    """By half of the way in each step."""
+    trainer = drift_trainer(Drift(), latent=lambda key: jnp.zeros(2))
+    state, history = train(trainer, Translation(jnp.zeros(2)), None, DATA, 5)
+    way = np.mean(DATA, axis=0)
+    chex.assert_trees_all_close(state.generator.shift, (1 - 0.5**5) * way, rtol=1e-12)
+    left = [0.5**k * np.linalg.norm(way) for k in range(5)]
+    np.testing.assert_allclose([np.sqrt(m["generator_loss"]) for m in history], left)
+
+
+def test_the_drift_down_the_sinkhorn_divergence_is_its_game():
+    states = [
+        train(drift_trainer(objective), Translation(jnp.zeros(2)), None, DATA, 2)[0]
+        for objective in (SinkhornDrift(), gan.SinkhornGAN(0.5))
+    ]
+    chex.assert_trees_all_close(*states, rtol=1e-10)
+    assert np.linalg.norm(states[0].generator.shift) > 1
+
+
 # Resuming, and stopping
 
 
-def test_a_saved_state_resumes_to_the_same_bits():
+RESUMED = {
+    "wgan-gp": (gan.PenalisedWGAN(), nn.MLPGenerator, nn.MLPCritic, 2),
+    "flow": (Flow(), Velocity, None, 0),
+}
+
+
+@pytest.mark.parametrize(
+    ("name", "key"),
+    [
+        ("wgan-gp", KEY),
+        ("wgan-gp", jr.key(0, impl="rbg")),
+        ("flow", jr.key(0, impl="unsafe_rbg")),
+        ("flow", jr.PRNGKey(0)),
+    ],
+)
+def test_a_saved_state_resumes_to_the_same_bits(name, key):
+    objective, generator, critic, n_critic = RESUMED[name]
     trainer = gan.Trainer(
-        gan.PenalisedWGAN(),
+        objective,
         generator_optimiser=optax.adam(0.01),
         critic_optimiser=optax.adam(0.01),
         latent=2,
         batch_size=8,
-        n_critic=2,
+        n_critic=n_critic,
     )
     make = lambda key: trainer.init(
-        nn.MLPGenerator(2, 2, width=4, key=key), nn.MLPCritic(2, width=4, key=key), key=key
+        generator(2, 2, width=4, key=key), critic and critic(2, width=4, key=key), key=key
     )
-    state = make(KEY)
+    state = make(key)
     for _ in range(2):
         state, _ = trainer.step(state, DATA)
     file = io.BytesIO()
     eqx.tree_serialise_leaves(file, state)
     file.seek(0)
-    restored = eqx.tree_deserialise_leaves(file, eqx.filter_eval_shape(make, KEY))
+    restored = eqx.tree_deserialise_leaves(file, eqx.filter_eval_shape(make, key))
     for _ in range(2):
         state, metrics = trainer.step(state, DATA)
         restored, again = trainer.step(restored, DATA)
-    for a, b in zip(
-        jax.tree.leaves(eqx.filter((state, metrics), eqx.is_array)),
-        jax.tree.leaves(eqx.filter((restored, again), eqx.is_array)),
-        strict=True,
-    ):
-        np.testing.assert_array_equal(a, b)
+    assert state.step == 4 and metrics["finite"]
+    arrays = (eqx.filter(whole, eqx.is_array) for whole in ((state, metrics), (restored, again)))
+    chex.assert_trees_all_equal(*arrays, strict=True)
 
 
 @pytest.mark.parametrize("spoil", ["data", "generator", "critic"])
@@ -519,7 +673,18 @@ def test_an_optimiser_may_look_at_the_loss():
 # Bad input
 
 
-@pytest.mark.parametrize("key", [jr.split(KEY, 3), jnp.zeros((3, 2), jnp.uint32)])
+@pytest.mark.parametrize(
+    "key",
+    [
+        jr.split(KEY, 3),
+        jr.split(jr.key(0, impl="rbg"), 3),
+        jnp.zeros((3, 2), jnp.uint32),
+        # Its numbers alone do not tell of which of two kinds it is.
+        jr.PRNGKey(0, impl="rbg"),
+        jnp.zeros(2),
+        jnp.array(0),
+    ],
+)
 def test_a_wrong_key_is_named(key):
     with pytest.raises(ValueError, match="`key`"):
         pull_state(pull_trainer(), key)
@@ -555,10 +720,16 @@ def unchecked():
         ("weight", lambda: gan.PenalisedWGAN(0.0)),
         ("weight", lambda: gan.PenalisedWGAN(-1.0)),
         ("at", lambda: gan.PenalisedWGAN(at="edges")),
+        ("at", lambda: gan.PenalisedWGAN(at=gan.Samples)),
+        ("penalty", lambda: gan.PenalisedWGAN(penalty=True)),
+        ("penalty", lambda: gan.PenalisedWGAN(penalty=gan.OneSided)),
         ("epsilon", lambda: gan.SinkhornGAN(0.0)),
         ("epsilon", lambda: gan.EntropicDualGAN(-1.0)),
         ("critic", lambda: pull_trainer().init(Translation(jnp.zeros(2)), key=KEY)),
-        ("key", lambda: pull_state(pull_trainer(), jr.key(0, impl="rbg"))),
+        ("key", lambda: pull_state(pull_trainer(), None)),
+        ("n_critic", lambda: drift_trainer(Drift(), n_critic=1, critic_optimiser=optax.sgd(1.0))),
+        ("objective", lambda: drift_trainer(None)),
+        ("objective", lambda: drift_trainer(Drift()).update_critic(0.0, (), REAL, FAKE, key=KEY)),
         ("critic", lambda: gan.EntropicDualGAN(1.0).generator_loss(critic_of(0), REAL, FAKE)),
         ("critic", lambda: gan.SinkhornGAN().critic_loss(None, REAL, FAKE, key=KEY)),
         ("fake", lambda: gan.SinkhornGAN().generator_loss(None, REAL, FAKE[:, :1])),

@@ -87,7 +87,7 @@ SETTINGS = {
     ),
     "lp": Setting(
         published_network,
-        gan.PenalisedWGAN(10.0, one_sided=True),
+        gan.PenalisedWGAN(10.0, penalty=gan.OneSided()),
         adam,
         60_000,
         text=f"{RELU}; one-sided penalty of weight 10 on segments; {ADAM}",
@@ -115,7 +115,7 @@ SETTINGS = {
     ),
     "recipe": Setting(
         recipe_network,
-        gan.PenalisedWGAN(30.0, one_sided=True, at="samples"),
+        gan.PenalisedWGAN(30.0, penalty=gan.OneSided(), at=gan.Samples()),
         decayed_adam,
         60_000,
         batch=256,

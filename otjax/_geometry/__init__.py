@@ -1,3 +1,8 @@
-from ._base import AbstractGeometry as AbstractGeometry
+from ._base import (
+    AbstractGeometry as AbstractGeometry,
+    AbstractPlan as AbstractPlan,
+    AbstractPointGeometry as AbstractPointGeometry,
+    Prepared as Prepared,
+)
 from ._cost_matrix import CostMatrix as CostMatrix
 from ._point_cloud import PointCloud as PointCloud

@@ -1,17 +1,59 @@
 """What a solver sees of the supports and their cost."""
 
 import abc
+from typing import NamedTuple
 
 import equinox as eqx
 import jax.numpy as jnp
-import lineax as lx
 from jaxtyping import Array, Bool, Float
+
+
+class AbstractPlan(eqx.Module):
+    r"""The matrix $\exp((f_i + g_j - C_{ij}) / \epsilon)$, n x m, to be applied to vectors.
+
+    It may be held or made anew at each product; nobody who uses it can tell.
+    """
+
+    @abc.abstractmethod
+    def mv(self, vectors: Float[Array, " m *k"]) -> Float[Array, " n *k"]:
+        """The product with a vector, shape (m,), or with several as columns, shape (m, k)."""
+
+    @abc.abstractmethod
+    def squared_mv(self, vector: Float[Array, " m"]) -> Float[Array, " n"]:
+        """The product of the matrix of squared entries with a vector."""
+
+    @abc.abstractmethod
+    def as_matrix(self) -> Float[Array, "n m"]:
+        """The matrix itself, which is formed here if nowhere else."""
+
+    @property
+    @abc.abstractmethod
+    def T(self) -> "AbstractPlan":
+        """The transpose."""
+
+
+class Prepared(NamedTuple):
+    r"""A geometry of valid numbers, and what a look at all costs tells.
+
+    - `geometry`: what a solver works on.
+    - `finite`: whether the given numbers were finite.
+    - `mean`: the mean cost $\sum_{ij} a_i b_j C_{ij}$ over the total masses, of allowed pairs.
+    - `least`: the least cost of an allowed pair.
+
+    The last three carry no derivative.
+    """
+
+    geometry: "AbstractGeometry"
+    finite: Bool[Array, ""]
+    mean: Float[Array, ""]
+    least: Float[Array, ""]
 
 
 class AbstractGeometry(eqx.Module):
     """Two supports and the cost $C$ between them, n x m.
 
-    Solvers use `softmin` and `plan` and nothing else; the other direction is `geometry.T`.
+    All that is used of a geometry stands here: solvers, derivatives, certificates and losses know
+    nothing else of it. `otjax.testing.check_geometry` tells whether one keeps the contract.
     """
 
     @property
@@ -24,9 +66,24 @@ class AbstractGeometry(eqx.Module):
     def dtype(self) -> jnp.dtype:
         """float32 or float64."""
 
+    @property
+    @abc.abstractmethod
+    def T(self) -> "AbstractGeometry":
+        """The same geometry with the two sides exchanged."""
+
+    @abc.abstractmethod
+    def prepare(self, a: Float[Array, " n"], b: Float[Array, " m"]) -> Prepared:
+        """The geometry that a solver works on, for masses `a` and `b` that are valid.
+
+        What belongs to points of mass zero, and what is not a number, is replaced by what belongs
+        to others or by zero, with derivatives zero. What is used again and again is computed once.
+        A forbidden pair gets a finite cost so large that its entry of every plan is 0.
+        """
+
     @abc.abstractmethod
     def softmin(self, h: Float[Array, " m"], epsilon: Float[Array, ""]) -> Float[Array, " n"]:
-        r"""For each row $i$, $-\epsilon \log \sum_j \exp((h_j - C_{ij}) / \epsilon)$."""
+        r"""For each row $i$, $-\epsilon \log \sum_j \exp((h_j - C_{ij}) / \epsilon)$, where `h` may
+        be $-\infty$, but not everywhere."""
 
     @abc.abstractmethod
     def plan(
@@ -35,28 +92,18 @@ class AbstractGeometry(eqx.Module):
         g: Float[Array, " m"],
         epsilon: Float[Array, ""],
         dtype: jnp.dtype | None = None,
-    ) -> lx.AbstractLinearOperator:
+    ) -> AbstractPlan:
         r"""The operator $\exp((f_i + g_j - C_{ij}) / \epsilon)$, n x m, on vectors of `dtype`.
 
         `None` is the geometry's own dtype; the exponents are made in that in any case.
         """
 
-    @abc.abstractmethod
-    def mean_cost(self, a: Float[Array, " n"], b: Float[Array, " m"]) -> Float[Array, ""]:
-        r"""$\sum_{ij} a_i b_j C_{ij}$ over the total masses of `a` and `b`."""
+
+class AbstractPointGeometry(AbstractGeometry):
+    """A geometry between points, that can be asked about points which are not among them."""
+
+    y: eqx.AbstractVar[Float[Array, "m d"]]
 
     @abc.abstractmethod
-    def prepare(
-        self, a: Float[Array, " n"], b: Float[Array, " m"]
-    ) -> tuple["AbstractGeometry", Bool[Array, ""]]:
-        """The geometry that a solver works on, and whether its numbers are finite.
-
-        What belongs to points of mass zero, and what is not a number, is replaced by what belongs
-        to others or by zero, with derivatives zero. What is used again and again is computed once,
-        if it fits in memory.
-        """
-
-    @property
-    @abc.abstractmethod
-    def T(self) -> "AbstractGeometry":
-        """The same geometry with the two sides exchanged."""
+    def seen_from(self, x: Float[Array, "k d"], b: Float[Array, " m"]) -> "AbstractPointGeometry":
+        """The geometry between any points `x` and the second support, of masses `b`."""

@@ -1,4 +1,4 @@
-"""A geometry given by its cost matrix; also what a small point cloud becomes when it is solved."""
+"""A geometry given by its cost matrix; also what points become whose matrix is held."""
 
 from functools import partial
 
@@ -6,35 +6,21 @@ import equinox as eqx
 import jax
 import jax.lax as lax
 import jax.numpy as jnp
-import lineax as lx
-from jaxtyping import Array, ArrayLike, Bool, Float
+from jaxtyping import Array, ArrayLike, Float
 
 from .._arrays import float_array
-from .._operators import register
-from .._rows import block_rows, fold_rows, map_rows
-from ._base import AbstractGeometry
+from .._reduction import (
+    by_platform,
+    fold_rows,
+    is_allowed,
+    map_rows,
+    softmin_rows,
+    without_infinities,
+)
+from ._base import AbstractGeometry, AbstractPlan, Prepared
 
 
-def softmin_rows(
-    cost: Float[Array, "k m"], h: Float[Array, " m"], epsilon: Float[Array, ""]
-) -> Float[Array, " k"]:
-    """The soft minimum of each row of a block of the cost matrix."""
-    return -epsilon * jax.nn.logsumexp((h[None, :] - cost) / epsilon, axis=1)
-
-
-def without_infinities(cost: Float[Array, "..."]) -> Float[Array, "..."]:
-    """A forbidden pair costs infinity: a cost so large that nothing moves, yet whose products
-    with other numbers of the problem, and so all derivatives, stay finite."""
-    return jnp.where(cost == jnp.inf, _forbidden(cost), cost)
-
-
-def where_allowed(cost: Float[Array, "..."]) -> Float[Array, "..."]:
-    """The costs, and 0 for forbidden pairs."""
-    return jnp.where((cost == jnp.inf) | (cost == _forbidden(cost)), 0, cost)
-
-
-def _forbidden(cost: Float[Array, "..."]) -> Float[Array, ""]:
-    return jnp.sqrt(jnp.asarray(jnp.finfo(cost.dtype).max, cost.dtype))
+_product = partial(jnp.matmul, precision=lax.Precision.HIGHEST)
 
 
 class CostMatrix(AbstractGeometry):
@@ -64,9 +50,16 @@ class CostMatrix(AbstractGeometry):
     def T(self) -> "TransposedCostMatrix":
         return TransposedCostMatrix(self)
 
+    def prepare(self, a: Float[Array, " n"], b: Float[Array, " m"]) -> Prepared:
+        alive = (a > 0)[:, None] & (b > 0)[None, :]
+        # The least cost keeps the plan of the points of mass zero as small as everybody's.
+        least = lax.stop_gradient(jnp.min(jnp.where(alive, self.matrix, jnp.inf)))
+        return held(without_infinities(jnp.where(alive, self.matrix, least)), a, b)
+
     def softmin(self, h: Float[Array, " m"], epsilon: Float[Array, ""]) -> Float[Array, " n"]:
-        return map_rows(
-            lambda cost: softmin_rows(cost, h, epsilon), self.matrix, block_rows(*self.shape)
+        rows = lambda cost: softmin_rows(cost, h, epsilon)
+        return by_platform(
+            lambda block, cost: map_rows(rows, cost, block), self.matrix.shape, self.matrix
         )
 
     def plan(
@@ -79,29 +72,27 @@ class CostMatrix(AbstractGeometry):
         scores = (f[:, None] + g[None, :] - self.matrix) / epsilon
         return DensePlan(jnp.exp(scores.astype(dtype or scores.dtype)), transposed=False)
 
-    def mean_cost(self, a: Float[Array, " n"], b: Float[Array, " m"]) -> Float[Array, ""]:
-        a, b = a / jnp.sum(a), b / jnp.sum(b)
-        rows = map_rows(
-            lambda cost: jnp.matmul(where_allowed(cost), b, precision=lax.Precision.HIGHEST),
-            self.matrix,
-            block_rows(*self.shape),
-        )
-        return jnp.sum(a * rows)
 
-    def prepare(
-        self, a: Float[Array, " n"], b: Float[Array, " m"]
-    ) -> tuple["CostMatrix", Bool[Array, ""]]:
-        alive = (a > 0)[:, None] & (b > 0)[None, :]
-        # The least cost keeps the plan of the points of mass zero as small as everybody's.
-        least = lax.stop_gradient(jnp.min(jnp.where(alive, self.matrix, jnp.inf)))
-        return finite_costs(jnp.where(alive, self.matrix, least))
-
-
-def finite_costs(cost: Float[Array, "n m"]) -> tuple[CostMatrix, Bool[Array, ""]]:
-    """The costs with numbers in place of infinities and NaN, and whether there was no NaN."""
-    cost = without_infinities(cost)
+def held(cost: Float[Array, "n m"], a: Float[Array, " n"], b: Float[Array, " m"]) -> Prepared:
+    """The prepared geometry of a matrix of costs that are finite, where they are not NaN."""
     finite = jnp.isfinite(cost)
-    return CostMatrix(jnp.where(finite, cost, 0)), jnp.all(finite)
+    cost = jnp.where(finite, cost, 0)
+
+    # By columns, for their sums and minima are those of whole rows.
+    def of_columns(rows: tuple[Array, Array]) -> tuple[Array, Array]:
+        cost, a = rows
+        allowed = is_allowed(cost)
+        sums = _product(a, jnp.where(allowed, cost, 0))
+        return sums, jnp.min(jnp.where(allowed, cost, jnp.inf), axis=0)
+
+    def of_blocks(block: int, rows: tuple[Array, Array]) -> tuple[Array, Array]:
+        sums, least = fold_rows(of_columns, rows, block)
+        return jnp.sum(sums, axis=0), jnp.min(least)
+
+    fixed = lax.stop_gradient((cost, a / jnp.sum(a)))
+    sums, least = by_platform(of_blocks, cost.shape, fixed)
+    mean = jnp.sum(lax.stop_gradient(b / jnp.sum(b)) * sums)
+    return Prepared(CostMatrix(cost), jnp.all(finite), mean, least)
 
 
 class TransposedCostMatrix(AbstractGeometry):
@@ -122,15 +113,23 @@ class TransposedCostMatrix(AbstractGeometry):
     def T(self) -> CostMatrix:
         return self.original
 
+    def prepare(self, a: Float[Array, " m"], b: Float[Array, " n"]) -> Prepared:
+        prepared = self.original.prepare(b, a)
+        return prepared._replace(geometry=prepared.geometry.T)
+
     def softmin(self, h: Float[Array, " n"], epsilon: Float[Array, ""]) -> Float[Array, " m"]:
         # A log-sum-exp over each block of rows, then one over the blocks.
+        def of_columns(rows: tuple[Array, Array]) -> Array:
+            cost, h = rows
+            return -softmin_rows(cost.T, h, epsilon) / epsilon
+
         cost = self.original.matrix
-        blocks = fold_rows(
-            lambda rows: -softmin_rows(rows[0].T, rows[1], epsilon) / epsilon,
+        blocks = by_platform(
+            lambda block, rows: jax.nn.logsumexp(fold_rows(of_columns, rows, block), axis=0),
+            cost.shape,
             (cost, h),
-            block_rows(*cost.shape),
         )
-        return -epsilon * jax.nn.logsumexp(blocks, axis=0)
+        return -epsilon * blocks
 
     def plan(
         self,
@@ -139,48 +138,42 @@ class TransposedCostMatrix(AbstractGeometry):
         epsilon: Float[Array, ""],
         dtype: jnp.dtype | None = None,
     ) -> "DensePlan":
-        return self.original.plan(g, f, epsilon, dtype).transpose()
-
-    def mean_cost(self, a: Float[Array, " m"], b: Float[Array, " n"]) -> Float[Array, ""]:
-        return self.original.mean_cost(b, a)
-
-    def prepare(
-        self, a: Float[Array, " m"], b: Float[Array, " n"]
-    ) -> tuple["TransposedCostMatrix", Bool[Array, ""]]:
-        prepared, finite = self.original.prepare(b, a)
-        return TransposedCostMatrix(prepared), finite
+        return self.original.plan(g, f, epsilon, dtype).T
 
 
-@register
-class DensePlan(lx.AbstractLinearOperator):
+class DensePlan(AbstractPlan):
     """A plan held as a matrix, applied from either side without a transposed copy."""
 
     matrix: Float[Array, "rows columns"]
     transposed: bool = eqx.field(static=True)
 
-    def mv(self, vector: Float[Array, " columns"]) -> Float[Array, " rows"]:
-        pair = (vector, self.matrix) if self.transposed else (self.matrix, vector)
-        return jnp.matmul(*pair, precision=lax.Precision.HIGHEST)
+    def mv(self, vectors: Float[Array, " columns *k"]) -> Float[Array, " rows *k"]:
+        if not self.transposed:
+            return _product(self.matrix, vectors)
+        return _product(vectors.T, self.matrix).T
+
+    def squared_mv(self, vector: Float[Array, " columns"]) -> Float[Array, " rows"]:
+        if not self.transposed:
+            rows = lambda entries: _product(jnp.square(entries), vector)
+            return by_platform(
+                lambda block, entries: map_rows(rows, entries, block),
+                self.matrix.shape,
+                self.matrix,
+            )
+
+        def of_columns(rows: tuple[Array, Array]) -> Array:
+            entries, vector = rows
+            return _product(vector, jnp.square(entries))
+
+        return by_platform(
+            lambda block, rows: jnp.sum(fold_rows(of_columns, rows, block), axis=0),
+            self.matrix.shape,
+            (self.matrix, vector),
+        )
 
     def as_matrix(self) -> Float[Array, "rows columns"]:
         return self.matrix.T if self.transposed else self.matrix
 
-    def transpose(self) -> "DensePlan":
+    @property
+    def T(self) -> "DensePlan":
         return DensePlan(self.matrix, not self.transposed)
-
-    def squared_mv(self, vector: Float[Array, " columns"]) -> Float[Array, " rows"]:
-        """The product with the matrix of squared entries, which is not formed."""
-        product = partial(jnp.matmul, precision=lax.Precision.HIGHEST)
-        block = block_rows(*self.matrix.shape)
-        if not self.transposed:
-            return map_rows(lambda rows: product(jnp.square(rows), vector), self.matrix, block)
-        parts = fold_rows(
-            lambda rows: product(rows[1], jnp.square(rows[0])), (self.matrix, vector), block
-        )
-        return jnp.sum(parts, axis=0)
-
-    def in_structure(self) -> jax.ShapeDtypeStruct:
-        return jax.ShapeDtypeStruct((self.matrix.shape[not self.transposed],), self.matrix.dtype)
-
-    def out_structure(self) -> jax.ShapeDtypeStruct:
-        return jax.ShapeDtypeStruct((self.matrix.shape[self.transposed],), self.matrix.dtype)

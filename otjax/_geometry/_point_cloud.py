@@ -1,39 +1,40 @@
-"""A geometry given by points and a ground cost: dense when it fits, streamed when it does not."""
-
-import math
+"""A geometry given by points and a ground cost."""
 
 import equinox as eqx
 import jax
 import jax.lax as lax
 import jax.numpy as jnp
-import lineax as lx
 from jaxtyping import Array, ArrayLike, Bool, Float
 
-from .._arrays import float_array
+from .._arrays import constant, float_array
 from .._control import cond_any
-from .._ground_cost import AbstractGroundCost, flip, GroundCost, pairwise, SqEuclidean
-from .._operators import register
-from .._rows import block_rows, map_rows
-from ._base import AbstractGeometry
-from ._cost_matrix import finite_costs, softmin_rows, where_allowed, without_infinities
+from .._ground_cost import AbstractGroundCost, GroundCost, SqEuclidean
+from .._reduction import (
+    AbstractEngine,
+    apply,
+    by_platform,
+    default_engine,
+    is_allowed,
+    map_rows,
+    Pairs,
+    softmin,
+)  # fmt: skip
+from ._base import AbstractPlan, AbstractPointGeometry, Prepared
+from ._cost_matrix import held
 
 
-DEFAULT_BUDGET = 2**30
-
-
-class PointCloud(AbstractGeometry):
+class PointCloud(AbstractPointGeometry):
     """Points `x` and `y` with a ground cost between them.
 
-    Where the n x m matrix of costs takes up to `budget` bytes it is computed once per solve.
-    Where it would take more it never exists: each reduction recomputes it by blocks of rows, in
-    memory O((n + m) d), and O((n + m) d + block x d) for a gradient. A dense solve with its
-    gradient holds up to about six such matrices.
+    An engine carries out the reductions over the n x m pairs. `Dense()` makes the matrix of costs
+    once per solve and holds it, `Streamed()` never holds it, in memory O((n + m) d) forward and
+    backward.
     """
 
     x: Float[Array, "n d"]
     y: Float[Array, "m d"]
     cost: GroundCost
-    budget: float = eqx.field(static=True)
+    engine: AbstractEngine | None
 
     def __init__(
         self,
@@ -41,7 +42,7 @@ class PointCloud(AbstractGeometry):
         y: ArrayLike,
         *,
         cost: GroundCost = SqEuclidean(),
-        budget: int | float = DEFAULT_BUDGET,
+        engine: AbstractEngine | None = None,
     ):
         """**Arguments:**
 
@@ -49,17 +50,19 @@ class PointCloud(AbstractGeometry):
         - `y`: the points of the second measure, shape (m, d).
         - `cost`: a ground cost such as `SqEuclidean()`, or any callable that takes a point of
             `x` and a point of `y` to a scalar.
-        - `budget`: how many bytes the matrix of costs may take (default 1 GiB); 0 streams
-            always, `math.inf` never.
+        - `engine`: `Dense()`, `Streamed(...)` or one of your own. `None` holds the matrix where
+            it takes up to a twelfth of the memory of JAX's default device, and streams otherwise.
 
-        **Raises:** `ValueError` for shapes, dtypes or a cost that do not fit.
+        **Raises:** `ValueError` for shapes, dtypes, a cost or an engine that do not fit.
         """
         self.x = float_array(x, "x", "n d")
         self.y = float_array(y, "y", "m d")
         self.cost = cost
-        if not isinstance(budget, (int, float)) or not budget >= 0:
-            raise ValueError(f"`budget` must be a number of bytes, got {budget!r}.")
-        self.budget = float(budget)
+        self.engine = engine
+        if engine is not None and not isinstance(engine, AbstractEngine):
+            raise ValueError(
+                f"`engine` must be `Dense()`, `Streamed(...)` or another engine, got {engine!r}."
+            )
         if self.x.shape[1] != self.y.shape[1]:
             raise ValueError(
                 "`x` and `y` must be points of the same space, got dimensions "
@@ -92,10 +95,35 @@ class PointCloud(AbstractGeometry):
 
     @property
     def T(self) -> "PointCloud":
-        return PointCloud(self.y, self.x, cost=flip(self.cost), budget=self.budget)
+        pairs = self._pairs.T
+        return PointCloud(pairs.x, pairs.y, cost=pairs.cost, engine=self.engine)
+
+    @property
+    def _pairs(self) -> Pairs:
+        return Pairs(self.x, self.y, self.cost)
+
+    @property
+    def _engine(self) -> AbstractEngine:
+        return default_engine(self.shape, self.dtype) if self.engine is None else self.engine
+
+    def prepare(self, a: Float[Array, " n"], b: Float[Array, " m"]) -> Prepared:
+        x, x_finite = _usable(self.x, a)
+        y, y_finite = _usable(self.y, b)
+        finite = x_finite & y_finite
+        if self._engine.holds:
+            prepared = held(Pairs(x, y, self.cost).matrix(), a, b)
+            return prepared._replace(finite=finite & prepared.finite)
+        cost = _closed(self.cost, x, y)
+        mean, least = _mean_and_least(constant(Pairs(x, y, cost)), a, b)
+        if not isinstance(cost, AbstractGroundCost):
+            has_costs = jnp.isfinite(mean)
+            finite &= has_costs
+            cost = _ZeroUnless(has_costs, cost)
+        geometry = PointCloud(x, y, cost=cost, engine=self._engine)
+        return Prepared(geometry, finite, jnp.where(finite, mean, 0), jnp.where(finite, least, 0))
 
     def softmin(self, h: Float[Array, " m"], epsilon: Float[Array, ""]) -> Float[Array, " n"]:
-        return self._map_rows(lambda x: softmin_rows(self._costs(x), h, epsilon), self.x)
+        return softmin(self._engine, self._pairs, h, epsilon)
 
     def plan(
         self,
@@ -103,52 +131,57 @@ class PointCloud(AbstractGeometry):
         g: Float[Array, " m"],
         epsilon: Float[Array, ""],
         dtype: jnp.dtype | None = None,
-    ) -> lx.AbstractLinearOperator:
-        return StreamedPlan(self, f, g, epsilon, dtype or f.dtype)
-
-    def mean_cost(self, a: Float[Array, " n"], b: Float[Array, " m"]) -> Float[Array, ""]:
-        a, b = a / jnp.sum(a), b / jnp.sum(b)
-
-        def row_means(x: Float[Array, "k d"]) -> Float[Array, " k"]:
-            costs = pairwise(self.cost, x, self.y)
-            return jnp.sum(where_allowed(costs) * b[None, :], axis=1)
-
-        return jnp.sum(a * self._map_rows(row_means, self.x))
-
-    def prepare(
-        self, a: Float[Array, " n"], b: Float[Array, " m"]
-    ) -> tuple[AbstractGeometry, Bool[Array, ""]]:
-        x, x_finite = _usable(self.x, a)
-        y, y_finite = _usable(self.y, b)
-        finite = x_finite & y_finite
-        cloud = PointCloud(x, y, cost=self.cost, budget=self.budget)
-        if math.prod(self.shape) * self.dtype.itemsize <= self.budget:
-            dense, has_costs = finite_costs(pairwise(self.cost, x, y))
-            return dense, finite & has_costs
-        if isinstance(self.cost, AbstractGroundCost):
-            return cloud, finite
-        # A callable may close over traced values; as leaves they can be differentiated.
-        cost = eqx.filter_closure_convert(self.cost, x[0], y[0])
-        has_costs = jnp.isfinite(lax.stop_gradient(cloud.mean_cost(a, b)))
-        replaced = _ZeroUnless(has_costs, cost)
-        return PointCloud(x, y, cost=replaced, budget=self.budget), finite & has_costs
+    ) -> "RecomputedPlan":
+        return RecomputedPlan(self._engine, self._pairs, f, g, epsilon, dtype or f.dtype)
 
     def seen_from(self, x: Float[Array, "k d"], b: Float[Array, " m"]) -> "PointCloud":
-        """The geometry between any points `x` and the second support, of masses `b`."""
         y, _ = _usable(self.y, b)
-        return PointCloud(x, y, cost=self.cost, budget=self.budget)
+        return PointCloud(x, y, cost=_closed(self.cost, x, y), engine=self.engine)
 
-    def _costs(self, x: Float[Array, "k d"]) -> Float[Array, "k m"]:
-        return without_infinities(pairwise(self.cost, x, self.y))
 
-    def _map_rows(self, reduce, rows):
-        n, m = self.shape
-        width = 1 if isinstance(self.cost, AbstractGroundCost) else self.x.shape[1]
-        return map_rows(reduce, rows, block_rows(n, m * width, self._max_entries()))
+class RecomputedPlan(AbstractPlan):
+    """The plan of a point cloud, made anew by its engine whenever it is applied."""
 
-    def _max_entries(self) -> int | None:
-        budget = self.budget / self.dtype.itemsize
-        return None if budget < 1 or math.isinf(budget) else int(budget)
+    engine: AbstractEngine
+    pairs: Pairs
+    f: Float[Array, " n"]
+    g: Float[Array, " m"]
+    epsilon: Float[Array, ""]
+    dtype: jnp.dtype = eqx.field(static=True)
+
+    def mv(self, vectors: Float[Array, " m *k"]) -> Float[Array, " n *k"]:
+        columns = vectors.astype(self.dtype).reshape(vectors.shape[0], -1)
+        product = apply(self.engine, self.pairs, self.f, self.g, self.epsilon, columns)
+        return product.reshape(-1, *vectors.shape[1:])
+
+    def squared_mv(self, vector: Float[Array, " m"]) -> Float[Array, " n"]:
+        halved = eqx.tree_at(lambda plan: plan.epsilon, self, 0.5 * self.epsilon)
+        return halved.mv(vector)
+
+    def as_matrix(self) -> Float[Array, "n m"]:
+        scores = (self.f[:, None] + self.g[None, :] - self.pairs.matrix()) / self.epsilon
+        return jnp.exp(scores.astype(self.dtype))
+
+    @property
+    def T(self) -> "RecomputedPlan":
+        return RecomputedPlan(self.engine, self.pairs.T, self.g, self.f, self.epsilon, self.dtype)
+
+
+def _mean_and_least(
+    pairs: Pairs, a: Float[Array, " n"], b: Float[Array, " m"]
+) -> tuple[Float[Array, ""], Float[Array, ""]]:
+    """The mean and the least cost of allowed pairs, in one pass."""
+    a, b = lax.stop_gradient((a / jnp.sum(a), b / jnp.sum(b)))
+
+    def of_rows(x: Float[Array, "k d"]) -> tuple[Array, Array]:
+        cost = Pairs(x, pairs.y, pairs.cost).matrix()
+        # A NaN stays one.
+        allowed = is_allowed(cost) | jnp.isnan(cost)
+        mean = jnp.sum(jnp.where(allowed, cost, 0) * b[None, :], axis=1)
+        return mean, jnp.min(jnp.where(allowed, cost, jnp.inf), axis=1)
+
+    means, least = by_platform(lambda block, x: map_rows(of_rows, x, block), pairs.shape, pairs.x)
+    return jnp.sum(a * means), jnp.min(least)
 
 
 def _usable(
@@ -171,6 +204,14 @@ def _usable(
     return cond_any(~finite | ~jnp.all(alive), replaced, lambda: points), finite
 
 
+def _closed(cost: GroundCost, x: Float[Array, "n d"], y: Float[Array, "m d"]) -> GroundCost:
+    """The cost with all traced values that a callable closes over as leaves, where they can be
+    differentiated."""
+    if isinstance(cost, AbstractGroundCost):
+        return cost
+    return eqx.filter_closure_convert(cost, x[0], y[0])
+
+
 class _ZeroUnless(eqx.Module):
     """A ground cost, or zero where it returns NaN somewhere."""
 
@@ -180,40 +221,3 @@ class _ZeroUnless(eqx.Module):
     def __call__(self, x: Float[Array, " d"], y: Float[Array, " d"]) -> Array:
         cost = self.cost(x, y)
         return jnp.where(self.condition, cost, jnp.zeros_like(cost))
-
-
-@register
-class StreamedPlan(lx.AbstractLinearOperator):
-    """The plan of a point cloud, recomputed by blocks of rows whenever it is applied."""
-
-    cloud: PointCloud
-    f: Float[Array, " n"]
-    g: Float[Array, " m"]
-    epsilon: Float[Array, ""]
-    dtype: jnp.dtype = eqx.field(static=True)
-
-    def mv(self, vector: Float[Array, " m"]) -> Float[Array, " n"]:
-        def rows(points_and_f: tuple[Array, Array]) -> Array:
-            return jnp.matmul(self._entries(*points_and_f), vector, precision=lax.Precision.HIGHEST)
-
-        return self.cloud._map_rows(rows, (self.cloud.x, self.f))
-
-    def as_matrix(self) -> Float[Array, "n m"]:
-        return self._entries(self.cloud.x, self.f)
-
-    def transpose(self) -> "StreamedPlan":
-        return StreamedPlan(self.cloud.T, self.g, self.f, self.epsilon, self.dtype)
-
-    def squared_mv(self, vector: Float[Array, " m"]) -> Float[Array, " n"]:
-        """The product with the matrix of squared entries."""
-        return StreamedPlan(self.cloud, self.f, self.g, 0.5 * self.epsilon, self.dtype).mv(vector)
-
-    def in_structure(self) -> jax.ShapeDtypeStruct:
-        return jax.ShapeDtypeStruct(self.g.shape, self.dtype)
-
-    def out_structure(self) -> jax.ShapeDtypeStruct:
-        return jax.ShapeDtypeStruct(self.f.shape, self.dtype)
-
-    def _entries(self, x: Float[Array, "k d"], f: Float[Array, " k"]) -> Float[Array, "k m"]:
-        scores = (f[:, None] + self.g[None, :] - self.cloud._costs(x)) / self.epsilon
-        return jnp.exp(scores.astype(self.dtype))

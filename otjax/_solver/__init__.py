@@ -4,7 +4,7 @@ from ._acceleration import (
     Overrelaxation as Overrelaxation,
     Plain as Plain,
 )
-from ._adaptive import Adaptive as Adaptive, default_solver as default_solver
+from ._adaptive import Adaptive as Adaptive
 from ._annealing import (
     AbstractAnnealing as AbstractAnnealing,
     GeometricAnnealing as GeometricAnnealing,
@@ -14,8 +14,8 @@ from ._base import (
     AbstractSolver as AbstractSolver,
     Outcome as Outcome,
     Potentials as Potentials,
-    rounding_floor as rounding_floor,
 )
+from ._choice import chosen_solver as chosen_solver
 from ._lbfgs import LBFGS as LBFGS
 from ._newton import DualNewton as DualNewton
 from ._sinkhorn import Sinkhorn as Sinkhorn, SymmetricSinkhorn as SymmetricSinkhorn

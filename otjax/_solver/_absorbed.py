@@ -1,12 +1,15 @@
 """A problem seen from potentials whose plan is at hand: Schmitzer (2019, arXiv:1610.06519)."""
 
+import abc
+
 import equinox as eqx
 import jax.numpy as jnp
-from jaxtyping import Array, Float
+from jaxtyping import Array, Bool, Float
 
+from .._arrays import inner
 from .._dual import dual_value, total_mass
 from .._operators import TransportPlan
-from .._problem import EntropicProblem
+from .._problem import PreparedProblem
 
 
 # Log-scalings drift no further from the absorbed potentials: entries of the plan that underflow
@@ -20,7 +23,7 @@ class Point(eqx.Module):
     - `image`: where a Sinkhorn step takes `g`.
     - `column`: the second marginal of the plan of `f` and `g`; the first is exact.
     - `error`: the relative L1 error of the marginals.
-    - `value`: what grows along the iteration however the error wavers: the dual, where known.
+    - `value`: the dual, where it is known.
     """
 
     g: Float[Array, " m"]
@@ -34,7 +37,7 @@ class Point(eqx.Module):
 class Absorbed(eqx.Module):
     """The problem seen from `f0`, `g0`: soft minima near them are products with their plan."""
 
-    problem: EntropicProblem
+    problem: PreparedProblem
     f0: Float[Array, " n"]
     g0: Float[Array, " m"]
     plan: TransportPlan
@@ -63,58 +66,137 @@ class Absorbed(eqx.Module):
     def coarse_plan_at(self, f: Float[Array, " n"], g: Float[Array, " m"]) -> TransportPlan:
         """The plan of any potentials near in single precision: half as much to move in memory."""
         problem, single = self.problem, jnp.dtype("float32")
-        if f.dtype == single:
-            return self.plan_at(f, g)
         density = problem.geometry.plan(f, g, problem.epsilon, single)
         return TransportPlan(density, problem.a.astype(single), problem.b.astype(single))
 
-    def drift(self, f: Float[Array, " n"], g: Float[Array, " m"]) -> Float[Array, ""]:
-        """How far potentials are from those at hand, in units of epsilon."""
-        far = jnp.maximum(jnp.max(jnp.abs(f - self.f0)), jnp.max(jnp.abs(g - self.g0)))
-        return far / self.problem.epsilon
+
+class AbstractStep(eqx.Module):
+    """One step of a fixed-point iteration on the second potential."""
+
+    @abc.abstractmethod
+    def start(
+        self, problem: PreparedProblem, f: Float[Array, " n"], g: Float[Array, " m"]
+    ) -> tuple[Float[Array, " n"], Float[Array, " m"]]:
+        """The potentials to start from, made of any.
+
+        **Raises:** `ValueError` if the step cannot be one for this problem.
+        """
+
+    @abc.abstractmethod
+    def first(self, absorbed: Absorbed, g: Float[Array, " m"]) -> Float[Array, " n"]:
+        """The first potential that goes with a second one near the absorbed ones."""
+
+    @abc.abstractmethod
+    def near(self, absorbed: Absorbed, g: Float[Array, " m"]) -> Point:
+        """The step from a point near the absorbed potentials, by products with their plan."""
+
+    @abc.abstractmethod
+    def far(
+        self, problem: PreparedProblem, g: Float[Array, " m"]
+    ) -> tuple[Float[Array, " n"], Float[Array, " m"]]:
+        """The step by log-sum-exps, from potentials so far off that their plan over- or
+        underflows."""
+
+    @abc.abstractmethod
+    def fits(
+        self,
+        problem: PreparedProblem,
+        row: Float[Array, " n"],
+        column: Float[Array, " m"],
+        floor: Float[Array, ""],
+    ) -> Bool[Array, ""]:
+        """Whether the step is one for this problem, by the plan's sums over rows and columns."""
 
 
-def alternate(absorbed: Absorbed, g: Float[Array, " m"]) -> Point:
-    """One Sinkhorn step: two products with the plan."""
-    problem = absorbed.problem
-    side_a, side_b = problem.marginals
-    f = side_a.damping(problem.epsilon) * absorbed.softmin(g)
-    softmin = absorbed.softmin_transpose(f)
-    column = problem.b * jnp.exp((g - softmin) / problem.epsilon)
-    target = side_b.target(g, problem.b)
-    error = jnp.sum(jnp.abs(column - target)) / total_mass(problem, jnp.sum(target))
-    value = dual_value(problem, f, g, jnp.sum(column))
-    return Point(g, f, side_b.damping(problem.epsilon) * softmin, column, error, value)
+class Alternating(AbstractStep):
+    """Sinkhorn's step: each potential from the other, by two products."""
+
+    def start(
+        self, problem: PreparedProblem, f: Float[Array, " n"], g: Float[Array, " m"]
+    ) -> tuple[Float[Array, " n"], Float[Array, " m"]]:
+        del problem
+        return f, g
+
+    def first(self, absorbed: Absorbed, g: Float[Array, " m"]) -> Float[Array, " n"]:
+        problem = absorbed.problem
+        return problem.marginals[0].damping(problem.epsilon) * absorbed.softmin(g)
+
+    def near(self, absorbed: Absorbed, g: Float[Array, " m"]) -> Point:
+        problem, side_b = absorbed.problem, absorbed.problem.marginals[1]
+        f = self.first(absorbed, g)
+        softmin = absorbed.softmin_transpose(f)
+        column = jnp.exp((g - softmin) / problem.epsilon)
+        share = side_b.share(g)
+        lack = inner(problem.b, jnp.abs(column - share))
+        error = lack / total_mass(problem, inner(problem.b, share))
+        value = dual_value(problem, f, g, inner(problem.b, column))
+        column = problem.b * column
+        return Point(g, f, side_b.damping(problem.epsilon) * softmin, column, error, value)
+
+    def far(
+        self, problem: PreparedProblem, g: Float[Array, " m"]
+    ) -> tuple[Float[Array, " n"], Float[Array, " m"]]:
+        geometry, epsilon = problem.geometry, problem.epsilon
+        side_a, side_b = problem.marginals
+        f = side_a.damping(epsilon) * geometry.softmin(g + epsilon * jnp.log(problem.b), epsilon)
+        g = side_b.damping(epsilon) * geometry.T.softmin(f + epsilon * jnp.log(problem.a), epsilon)
+        return f, g
+
+    def fits(
+        self,
+        problem: PreparedProblem,
+        row: Float[Array, " n"],
+        column: Float[Array, " m"],
+        floor: Float[Array, ""],
+    ) -> Bool[Array, ""]:
+        del problem, row, column, floor
+        return jnp.array(True)
 
 
-def average(absorbed: Absorbed, g: Float[Array, " m"]) -> Point:
-    """One step of the symmetric problem, whose two potentials are one: half the products."""
-    problem = absorbed.problem
-    side, _ = problem.marginals
-    softmin = absorbed.softmin(g)
-    column = problem.a * jnp.exp((g - softmin) / problem.epsilon)
-    target = side.target(g, problem.a)
-    error = 2 * jnp.sum(jnp.abs(column - target)) / total_mass(problem, jnp.sum(target))
-    image = 0.5 * (g + side.damping(problem.epsilon) * softmin)
-    return Point(g, image, image, column, error, -error)
+class Averaging(AbstractStep):
+    """The step of a measure against itself, whose two potentials are one: half the products
+    (Feydy et al. 2019, arXiv:1810.08278)."""
 
+    def start(
+        self, problem: PreparedProblem, f: Float[Array, " n"], g: Float[Array, " m"]
+    ) -> tuple[Float[Array, " n"], Float[Array, " m"]]:
+        if f.shape != g.shape:
+            raise ValueError(
+                "`SymmetricSinkhorn` is for a measure against itself, got a problem of shape "
+                f"{problem.geometry.shape}; pass `Sinkhorn()`."
+            )
+        return 0.5 * (f + g), 0.5 * (f + g)
 
-def alternate_in_log_domain(
-    problem: EntropicProblem, g: Float[Array, " m"]
-) -> tuple[Float[Array, " n"], Float[Array, " m"]]:
-    """The step of `alternate` by log-sum-exps, for potentials however far off."""
-    geometry, epsilon = problem.geometry, problem.epsilon
-    side_a, side_b = problem.marginals
-    f = side_a.damping(epsilon) * geometry.softmin(g + epsilon * jnp.log(problem.b), epsilon)
-    g = side_b.damping(epsilon) * geometry.T.softmin(f + epsilon * jnp.log(problem.a), epsilon)
-    return f, g
+    def first(self, absorbed: Absorbed, g: Float[Array, " m"]) -> Float[Array, " n"]:
+        del absorbed
+        return g
 
+    def near(self, absorbed: Absorbed, g: Float[Array, " m"]) -> Point:
+        problem = absorbed.problem
+        side, _ = problem.marginals
+        softmin = absorbed.softmin(g)
+        column = jnp.exp((g - softmin) / problem.epsilon)
+        share = side.share(g)
+        lack = inner(problem.a, jnp.abs(column - share))
+        error = 2 * lack / total_mass(problem, inner(problem.a, share))
+        image = 0.5 * (g + side.damping(problem.epsilon) * softmin)
+        return Point(g, image, image, problem.a * column, error, -error)
 
-def average_in_log_domain(
-    problem: EntropicProblem, g: Float[Array, " m"]
-) -> tuple[Float[Array, " n"], Float[Array, " m"]]:
-    """The step of `average` by a log-sum-exp."""
-    epsilon = problem.epsilon
-    softmin = problem.geometry.softmin(g + epsilon * jnp.log(problem.b), epsilon)
-    g = 0.5 * (g + problem.marginals[0].damping(epsilon) * softmin)
-    return g, g
+    def far(
+        self, problem: PreparedProblem, g: Float[Array, " m"]
+    ) -> tuple[Float[Array, " n"], Float[Array, " m"]]:
+        epsilon = problem.epsilon
+        softmin = problem.geometry.softmin(g + epsilon * jnp.log(problem.b), epsilon)
+        g = 0.5 * (g + problem.marginals[0].damping(epsilon) * softmin)
+        return g, g
+
+    def fits(
+        self,
+        problem: PreparedProblem,
+        row: Float[Array, " n"],
+        column: Float[Array, " m"],
+        floor: Float[Array, ""],
+    ) -> Bool[Array, ""]:
+        # Of a symmetric cost the sums agree up to rounding; small differences are the error's.
+        unlike = jnp.abs(row - column) > (0.1 + 4 * floor) * (row + column)
+        return ~jnp.any((problem.a != problem.b) | unlike)

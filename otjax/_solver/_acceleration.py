@@ -3,64 +3,70 @@
 import abc
 
 import equinox as eqx
-import jax
 import jax.lax as lax
 import jax.numpy as jnp
-from jaxtyping import Array, ArrayLike, Float, Int, PyTree
+from jaxtyping import Array, ArrayLike, Bool, Float, Int, PyTree
 
 from .._arrays import known_number, positive_number
 from ._absorbed import Absorbed, Point
+
+
+class Best(eqx.Module):
+    """What the iteration with one plan has come to.
+
+    - `image`: where a plain step takes the point of least error, shape (m,).
+    - `error`: that error.
+    - `tolerance`: the error that is asked for.
+    """
+
+    image: Float[Array, " m"]
+    error: Float[Array, ""]
+    tolerance: Float[Array, ""]
+
+    def refuses(self, point: Point) -> Bool[Array, ""]:
+        """The safeguard of extrapolations: after an error that doubled, or is not a number, it goes
+        on from the best image."""
+        return ~(point.error <= 2 * self.error)
 
 
 class AbstractAcceleration(eqx.Module):
     """Chooses the next point from what the last ones told; each brings its own safeguard."""
 
     @abc.abstractmethod
-    def init(self, g: Float[Array, " m"], tolerance: Float[Array, ""]) -> PyTree:
-        """The empty history of an iteration from `g` towards a marginal error of `tolerance`."""
+    def init(self, g: Float[Array, " m"]) -> PyTree:
+        """The empty history of an iteration from `g`."""
 
-    def resume(self, history: PyTree, g: Float[Array, " m"]) -> PyTree:
-        """The history when the iteration goes on from `g` with another absorbed plan."""
-        return history
+    @abc.abstractmethod
+    def resume(self, history: PyTree, anew: Bool[Array, ""]) -> PyTree:
+        """The history when the iteration goes on with another absorbed plan; or an empty one."""
 
     @abc.abstractmethod
     def update(
-        self, history: PyTree, absorbed: Absorbed, point: Point
+        self, history: PyTree, absorbed: Absorbed, point: Point, best: Best
     ) -> tuple[Float[Array, " m"], PyTree]:
         """The next place to evaluate, given the problem and its evaluation at `point`."""
+
+    @abc.abstractmethod
+    def rest(self, history: PyTree, best: Best) -> Float[Array, " m"]:
+        """Where to go on from with another plan, where this one does not carry on."""
 
 
 class Plain(AbstractAcceleration):
     """No acceleration: Sinkhorn's own iteration."""
 
-    def init(self, g: Float[Array, " m"], tolerance: Float[Array, ""]) -> None:
+    def init(self, g: Float[Array, " m"]) -> None:
+        return None
+
+    def resume(self, history: None, anew: Bool[Array, ""]) -> None:
         return None
 
     def update(
-        self, history: None, absorbed: Absorbed, point: Point
+        self, history: None, absorbed: Absorbed, point: Point, best: Best
     ) -> tuple[Float[Array, " m"], None]:
         return point.image, None
 
-
-class _Best(eqx.Module):
-    """The safeguard of extrapolations: after an error that doubled, on from the best image."""
-
-    image: Float[Array, " m"]
-    error: Float[Array, ""]
-
-    def updated(self, point: Point) -> "_Best":
-        # No worse counts as better: on a plateau the iteration would come back to one place for
-        # ever. False for NaN.
-        better = point.error <= 1.001 * self.error
-        image = jnp.where(better, point.image, self.image)
-        return _Best(image, jnp.fmin(self.error, point.error))
-
-    def refuses(self, point: Point) -> Array:
-        return ~(point.error <= 2 * self.error)
-
-
-def _nothing_yet(g: Float[Array, " m"]) -> _Best:
-    return _Best(g, jnp.full((), jnp.inf, g.dtype))
+    def rest(self, history: None, best: Best) -> Float[Array, " m"]:
+        return best.image
 
 
 class Overrelaxation(AbstractAcceleration):
@@ -78,21 +84,26 @@ class Overrelaxation(AbstractAcceleration):
         if known is not None and not known < 2:
             raise ValueError(f"`omega` must be below 2, got {omega!r}.")
 
-    def init(self, g: Float[Array, " m"], tolerance: Float[Array, ""]) -> _Best:
-        return _nothing_yet(g)
+    def init(self, g: Float[Array, " m"]) -> None:
+        return None
+
+    def resume(self, history: None, anew: Bool[Array, ""]) -> None:
+        return None
 
     def update(
-        self, history: _Best, absorbed: Absorbed, point: Point
-    ) -> tuple[Float[Array, " m"], _Best]:
+        self, history: None, absorbed: Absorbed, point: Point, best: Best
+    ) -> tuple[Float[Array, " m"], None]:
         relaxed = point.g + self.omega.astype(point.g.dtype) * (point.image - point.g)
-        return jnp.where(history.refuses(point), history.image, relaxed), history.updated(point)
+        return jnp.where(best.refuses(point), best.image, relaxed), None
+
+    def rest(self, history: None, best: Best) -> Float[Array, " m"]:
+        return best.image
 
 
 class _Memory(eqx.Module):
     images: Float[Array, "memory m"]
     residuals: Float[Array, "memory m"]
     count: Int[Array, ""]
-    best: _Best
 
 
 class Anderson(AbstractAcceleration):
@@ -109,23 +120,29 @@ class Anderson(AbstractAcceleration):
             raise ValueError(f"`memory` must be an integer of at least 2, got {memory!r}.")
         self.memory = memory
 
-    def init(self, g: Float[Array, " m"], tolerance: Float[Array, ""]) -> _Memory:
+    def init(self, g: Float[Array, " m"]) -> _Memory:
         empty = jnp.zeros((self.memory, g.shape[0]), g.dtype)
-        return _Memory(empty, empty, jnp.zeros((), jnp.int32), _nothing_yet(g))
+        return _Memory(empty, empty, jnp.zeros((), jnp.int32))
+
+    def resume(self, history: _Memory, anew: Bool[Array, ""]) -> _Memory:
+        count = jnp.where(anew, 0, history.count)
+        return _Memory(history.images, history.residuals, count)
+
+    def rest(self, history: _Memory, best: Best) -> Float[Array, " m"]:
+        return best.image
 
     def update(
-        self, history: _Memory, absorbed: Absorbed, point: Point
+        self, history: _Memory, absorbed: Absorbed, point: Point, best: Best
     ) -> tuple[Float[Array, " m"], _Memory]:
         # An extrapolation that failed is forgotten with all that led to it.
-        refused = history.best.refuses(point)
+        refused = best.refuses(point)
         slot = history.count % self.memory
         weights = jnp.sqrt(absorbed.problem.b)
         images = history.images.at[slot].set(point.image)
         residuals = history.residuals.at[slot].set((point.image - point.g) * weights)
         count = jnp.where(refused, 0, history.count + 1)
-        extrapolated = self._combine(images, residuals, count)
-        g = jnp.where(refused, history.best.image, extrapolated)
-        return g, _Memory(images, residuals, count, history.best.updated(point))
+        g = jnp.where(refused, best.image, self._combine(images, residuals, count))
+        return g, _Memory(images, residuals, count)
 
     def _combine(
         self,
@@ -135,12 +152,16 @@ class Anderson(AbstractAcceleration):
     ) -> Float[Array, " m"]:
         """The images combined as makes their residuals least, with coefficients of sum one."""
         used = jnp.arange(self.memory, dtype=jnp.int32) < count
-        residuals = jnp.where(used[:, None], residuals, 0)
         gram = jnp.matmul(residuals, residuals.T, precision=lax.Precision.HIGHEST)
+        gram = jnp.where(used[:, None] & used[None, :], gram, 0)
         eps = jnp.finfo(gram.dtype).eps
         ridge = 8 * eps * jnp.trace(gram) + jnp.finfo(gram.dtype).tiny
         gram = gram + jnp.diag(jnp.where(used, ridge, 1))
-        factor = jax.scipy.linalg.cho_factor(gram)
-        solved = jax.scipy.linalg.cho_solve(factor, used.astype(gram.dtype))
+        factor = lax.linalg.cholesky(gram, symmetrize_input=False)
+        solve = lambda rhs, transposed: lax.linalg.triangular_solve(
+            factor, rhs, left_side=True, lower=True, transpose_a=transposed
+        )
+        ones = used.astype(gram.dtype)[:, None]
+        solved = solve(solve(ones, False), True)[:, 0]
         coefficients = solved / jnp.where(count > 0, jnp.sum(solved), 1)
         return jnp.matmul(coefficients, images, precision=lax.Precision.HIGHEST)

@@ -6,20 +6,17 @@ from jaxtyping import Array, ArrayLike, Bool, Float, Int, PyTree
 
 from .._arrays import optional_positive_number
 from .._control import cond_any
-from .._problem import EntropicProblem
-from ._absorbed import Absorbed, alternate, alternate_in_log_domain, Point
-from ._acceleration import AbstractAcceleration, Anderson
+from ._absorbed import Absorbed, AbstractStep, Alternating, Point
+from ._acceleration import AbstractAcceleration, Anderson, Best
 from ._annealing import AbstractAnnealing, annealing_or_default
-from ._base import AbstractSolver, Outcome, Potentials
-from ._loop import AbsorbedIteration
+from ._loop import AbstractAbsorbedSolver
 from ._newton import Newton
-from ._sinkhorn import Sinkhorn, SymmetricSinkhorn
 
 
 # So many steps at a time tell how fast the extrapolation is; where the tolerance is further away
 # than so many more of them, a few of Newton's steps are cheaper.
 _WINDOW = 10
-_FAR = 100
+_FAR = 50
 # A larger marginal error is that of some points far off, which Newton's model does not reach: it is
 # worth five times as many steps before it is left to Newton's step.
 _NEAR = 0.01
@@ -34,7 +31,6 @@ class _Trial(eqx.Module):
     error: Float[Array, ""]  # the least so far
     error_before: Float[Array, ""]  # the least when the window began
     count: Int[Array, ""]
-    tolerance: Float[Array, ""]
 
 
 class AndersonThenNewton(AbstractAcceleration):
@@ -43,48 +39,58 @@ class AndersonThenNewton(AbstractAcceleration):
     extrapolation: Anderson
     newton: Newton
 
-    def init(self, g: Float[Array, " m"], tolerance: Float[Array, ""]) -> _Trial:
-        infinity = jnp.full_like(tolerance, jnp.inf)
+    def init(self, g: Float[Array, " m"]) -> _Trial:
+        infinity = jnp.full((), jnp.inf, g.dtype)
         return _Trial(
-            extrapolation=self.extrapolation.init(g, tolerance),
-            newton=self.newton.init(g, tolerance),
+            extrapolation=self.extrapolation.init(g),
+            newton=self.newton.init(g),
             use_newton=jnp.array(False),
             error=infinity,
             error_before=infinity,
             count=jnp.zeros((), jnp.int32),
-            tolerance=tolerance,
         )
 
-    def resume(self, history: _Trial, g: Float[Array, " m"]) -> _Trial:
-        resumed = self.newton.resume(history.newton, g)
-        return eqx.tree_at(lambda trial: trial.newton, history, resumed)
+    def resume(self, history: _Trial, anew: Bool[Array, ""]) -> _Trial:
+        return _Trial(
+            extrapolation=self.extrapolation.resume(history.extrapolation, anew),
+            newton=self.newton.resume(history.newton, anew),
+            use_newton=history.use_newton & ~anew,
+            error=jnp.where(anew, jnp.inf, history.error),
+            error_before=jnp.where(anew, jnp.inf, history.error_before),
+            count=jnp.where(anew, 0, history.count),
+        )
+
+    def rest(self, history: _Trial, best: Best) -> Float[Array, " m"]:
+        extrapolation = self.extrapolation.rest(history.extrapolation, best)
+        newton = self.newton.rest(history.newton, best)
+        return jnp.where(history.use_newton, newton, extrapolation)
 
     def update(
-        self, history: _Trial, absorbed: Absorbed, point: Point
+        self, history: _Trial, absorbed: Absorbed, point: Point, best: Best
     ) -> tuple[Float[Array, " m"], _Trial]:
         error = jnp.fmin(history.error, point.error)
         count = history.count + 1
         full = count % _WINDOW == 0
         # Steps of the rate seen in this window that would still be needed.
         rate = jnp.maximum(jnp.log(history.error_before / error) / _WINDOW, 1e-6)
-        far = jnp.log(error / history.tolerance) / rate > _FAR
+        far = jnp.log(error / best.tolerance) / rate > _FAR
         near = (error < _NEAR) | (jnp.log(error / _NEAR) / rate > 5 * _FAR)
         use_newton = history.use_newton | (full & far & near)
 
         def extrapolate():
-            g, extrapolation = self.extrapolation.update(history.extrapolation, absorbed, point)
-            return g, extrapolation, history.newton
+            g, new = self.extrapolation.update(history.extrapolation, absorbed, point, best)
+            return g, new, history.newton
 
         def newton_step():
-            g, newton = self.newton.update(history.newton, absorbed, point)
-            return g, history.extrapolation, newton
+            g, new = self.newton.update(history.newton, absorbed, point, best)
+            return g, history.extrapolation, new
 
         g, extrapolation, newton = cond_any(use_newton, newton_step, extrapolate)
         before = jnp.where(full | (count == 1), error, history.error_before)
-        return g, _Trial(extrapolation, newton, use_newton, error, before, count, history.tolerance)
+        return g, _Trial(extrapolation, newton, use_newton, error, before, count)
 
 
-class Adaptive(AbstractSolver):
+class Adaptive(AbstractAbsorbedSolver):
     """Sinkhorn with Anderson's extrapolation, then Newton where the observed rate asks for it.
 
     The default in float64: `Sinkhorn` where that is fast, and no crawl where `DualNewton` has none.
@@ -103,25 +109,5 @@ class Adaptive(AbstractSolver):
         self.tolerance = optional_positive_number(tolerance, "tolerance")
         self.annealing = annealing_or_default(annealing)
 
-    def run(
-        self,
-        problem: EntropicProblem,
-        init: Potentials | None,
-        max_steps: Int[Array, ""] | None,
-    ) -> Outcome:
-        step = AndersonThenNewton(Anderson(), Newton())
-        loop = AbsorbedIteration(
-            alternate, alternate_in_log_domain, self.tolerance, self.annealing, step
-        )
-        return loop.run(problem, init, max_steps)
-
-    def symmetric(self) -> SymmetricSinkhorn:
-        return SymmetricSinkhorn(tolerance=self.tolerance)
-
-
-def default_solver(dtype: jnp.dtype) -> AbstractSolver:
-    """The solver for users who name none.
-
-    In float32 rounding ends a solve before Newton's step pays for its conjugate gradients.
-    """
-    return Adaptive() if dtype == jnp.float64 else Sinkhorn()
+    def parts(self) -> tuple[AbstractStep, AbstractAnnealing, AbstractAcceleration]:
+        return Alternating(), self.annealing, AndersonThenNewton(Anderson(), Newton())

@@ -13,7 +13,7 @@ class AbstractAnnealing(eqx.Module):
     """A decreasing sequence of epsilons that ends at the problem's own."""
 
     @abc.abstractmethod
-    def first(self, epsilon: Float[Array, ""], mean_cost: Float[Array, ""]) -> Float[Array, ""]:
+    def first(self, epsilon: Float[Array, ""], spread: Float[Array, ""]) -> Float[Array, ""]:
         """The epsilon to start from."""
 
     @abc.abstractmethod
@@ -41,7 +41,7 @@ def annealing_or_default(annealing: AbstractAnnealing | None) -> AbstractAnneali
 class NoAnnealing(AbstractAnnealing):
     """Starts at the problem's epsilon."""
 
-    def first(self, epsilon: Float[Array, ""], mean_cost: Float[Array, ""]) -> Float[Array, ""]:
+    def first(self, epsilon: Float[Array, ""], spread: Float[Array, ""]) -> Float[Array, ""]:
         return epsilon
 
     def next(self, current: Float[Array, ""], epsilon: Float[Array, ""]) -> Float[Array, ""]:
@@ -54,7 +54,7 @@ class NoAnnealing(AbstractAnnealing):
 
 
 class GeometricAnnealing(AbstractAnnealing):
-    """Divides epsilon by a constant, from a fraction of the mean cost."""
+    """Divides epsilon by a constant, from a fraction of the mean cost above the least."""
 
     start: Float[Array, ""]
     factor: Float[Array, ""]
@@ -65,7 +65,7 @@ class GeometricAnnealing(AbstractAnnealing):
     ):
         """**Arguments:**
 
-        - `start`: the first epsilon, as a fraction of the mean cost.
+        - `start`: the first epsilon, as a fraction of the mean cost above the least.
         - `factor`: what epsilon is multiplied by, between 0 and 1.
         - `stage_tolerance`: the marginal error at which an intermediate epsilon is left.
         """
@@ -76,8 +76,8 @@ class GeometricAnnealing(AbstractAnnealing):
             raise ValueError(f"`factor` must be below 1, got {factor!r}.")
         self.stage_tolerance = positive_number(stage_tolerance, "stage_tolerance")
 
-    def first(self, epsilon: Float[Array, ""], mean_cost: Float[Array, ""]) -> Float[Array, ""]:
-        return jnp.maximum(epsilon, self.start.astype(epsilon.dtype) * mean_cost)
+    def first(self, epsilon: Float[Array, ""], spread: Float[Array, ""]) -> Float[Array, ""]:
+        return jnp.maximum(epsilon, self.start.astype(epsilon.dtype) * spread)
 
     def next(self, current: Float[Array, ""], epsilon: Float[Array, ""]) -> Float[Array, ""]:
         return jnp.maximum(epsilon, self.factor.astype(epsilon.dtype) * current)

@@ -7,7 +7,7 @@ import equinox as eqx
 import jax.numpy as jnp
 from jaxtyping import Array, Float, Int
 
-from .._problem import EntropicProblem
+from .._problem import PreparedProblem
 from .._results import RESULTS
 
 
@@ -15,10 +15,17 @@ Potentials: TypeAlias = tuple[Float[Array, " n"], Float[Array, " m"]]
 
 
 class Outcome(eqx.Module):
-    """What a solver found. The marginals are those of the plan of `f` and `g`, made afresh."""
+    """What a solver found.
+
+    - `f`, `g`: the potentials, shapes (n,) and (m,).
+    - `epsilon`: what they solve for: the problem's, or the least that the dtype resolves.
+    - `marginals`: those of the plan of `f` and `g` at `epsilon`, made afresh.
+    - `num_steps`, `result`: as in a solution.
+    """
 
     f: Float[Array, " n"]
     g: Float[Array, " m"]
+    epsilon: Float[Array, ""]
     marginals: tuple[Float[Array, " n"], Float[Array, " m"]]
     num_steps: Int[Array, ""]
     result: RESULTS
@@ -30,15 +37,15 @@ class AbstractSolver(eqx.Module):
     @abc.abstractmethod
     def run(
         self,
-        problem: EntropicProblem,
+        problem: PreparedProblem,
         init: Potentials | None,
         max_steps: Int[Array, ""] | None,
     ) -> Outcome:
-        """Solves a prepared problem, of valid numbers, from `init` or from scratch."""
+        """Solves a problem of valid numbers, from `init` or from scratch.
 
-    @abc.abstractmethod
-    def symmetric(self) -> "AbstractSolver":
-        """The solver to use for the problem of a measure with itself, at the same accuracy."""
+        It is compiled, batched and not differentiated. It makes at most `max_steps` steps; `None`
+        is its own limit.
+        """
 
 
 def tolerance_or_default(
@@ -55,9 +62,21 @@ def tolerance_or_default(
     return tolerance.astype(floor.dtype)
 
 
-def rounding_floor(
-    problem: EntropicProblem, f: Float[Array, " n"], g: Float[Array, " m"]
-) -> Float[Array, ""]:
-    """The marginal error that rounding of the potentials alone causes."""
-    size = jnp.max(jnp.abs(f)) + jnp.max(jnp.abs(g))
-    return jnp.finfo(f.dtype).eps * size / problem.epsilon
+# The least epsilon that is solved for, in units of the rounding of the potentials: there each entry
+# of the plan is known to some per cent.
+_RESOLUTION = 64
+
+
+def size_of(f: Float[Array, " n"], g: Float[Array, " m"]) -> Float[Array, ""]:
+    """The size of potentials, of which their rounding is a part; not finite if one is not."""
+    return jnp.max(jnp.abs(f)) + jnp.max(jnp.abs(g))
+
+
+def rounding_floor(epsilon: Float[Array, ""], size: Float[Array, ""]) -> Float[Array, ""]:
+    """The marginal error that rounding of potentials of this size alone causes."""
+    return jnp.finfo(size.dtype).eps * size / epsilon
+
+
+def least_resolved_epsilon(size: Float[Array, ""]) -> Float[Array, ""]:
+    """The least epsilon at which potentials of this size make a plan that means something."""
+    return _RESOLUTION * jnp.finfo(size.dtype).eps * size

@@ -7,13 +7,21 @@ import jax.numpy as jnp
 import optax
 from jaxtyping import Array, ArrayLike, Bool, Float, Int, PyTree
 
-from .._arrays import optional_positive_number
+from .._arrays import inner, optional_positive_number
 from .._dual import centre, dual_value, marginal_error, transport_plan
-from .._problem import EntropicProblem
+from .._problem import PreparedProblem
 from .._results import RESULTS
 from ._annealing import AbstractAnnealing, annealing_or_default
-from ._base import AbstractSolver, Outcome, Potentials, rounding_floor, tolerance_or_default
-from ._sinkhorn import SymmetricSinkhorn
+from ._base import (
+    AbstractSolver,
+    least_resolved_epsilon,
+    Outcome,
+    Potentials,
+    rounding_floor,
+    size_of,
+    tolerance_or_default,
+)
+from ._start import start
 
 
 _MAX_STEPS = 5000
@@ -62,21 +70,18 @@ class LBFGS(AbstractSolver):
 
     def run(
         self,
-        problem: EntropicProblem,
+        problem: PreparedProblem,
         init: Potentials | None,
         max_steps: Int[Array, ""] | None,
     ) -> Outcome:
         optimiser = optax.lbfgs(memory_size=self.memory)
         limit = jnp.asarray(_MAX_STEPS if max_steps is None else max_steps, jnp.int32)
-        if init is None:
-            g = jnp.zeros_like(problem.b)
-            mean_cost = problem.geometry.mean_cost(problem.a, problem.b)
-            epsilon = self.annealing.first(problem.epsilon, mean_cost)
-            epsilon = jnp.where(limit <= 1, problem.epsilon, epsilon)
-        else:
-            _, g = init
-            epsilon = problem.epsilon
-        start = _State(
+        (f, g), epsilon = start(problem, self.annealing, init, limit)
+        least = least_resolved_epsilon(size_of(f, g))
+        resolved = problem.epsilon >= least
+        problem = problem.at(jnp.maximum(problem.epsilon, least))
+        epsilon = jnp.maximum(epsilon, least)
+        begin = _State(
             scaled=g / epsilon,
             best=g,
             best_error=jnp.full_like(epsilon, jnp.inf),
@@ -89,13 +94,13 @@ class LBFGS(AbstractSolver):
         end = lax.while_loop(
             lambda state: ~state.done,
             lambda state: self._step(problem, optimiser, state, limit),
-            start,
+            begin,
         )
-        return self._outcome(problem, end)
+        return self._outcome(problem, end, resolved)
 
     def _step(
         self,
-        problem: EntropicProblem,
+        problem: PreparedProblem,
         optimiser: optax.GradientTransformationExtraArgs,
         state: _State,
         limit: Int[Array, ""],
@@ -107,11 +112,11 @@ class LBFGS(AbstractSolver):
 
         value, gradient = optax.value_and_grad_from_state(loss)(state.scaled, state=state.optimiser)
         # The gradient in these units is what the second marginal lacks.
-        target = problem.marginals[1].target(state.epsilon * state.scaled, problem.b)
+        target = problem.b * problem.marginals[1].share(state.epsilon * state.scaled)
         error = jnp.sum(jnp.abs(gradient)) / jnp.sum(target)
         at_end = state.epsilon <= problem.epsilon
         f = best_response(current, state.epsilon * state.scaled)
-        floor = rounding_floor(current, f, state.epsilon * state.scaled)
+        floor = rounding_floor(state.epsilon, size_of(f, state.epsilon * state.scaled))
         tolerance = tolerance_or_default(self.tolerance, floor)
         stage_tolerance = self.annealing.tolerance(state.epsilon, problem.epsilon, tolerance)
         solved = error <= stage_tolerance
@@ -146,7 +151,7 @@ class LBFGS(AbstractSolver):
             | ~finite,
         )
 
-    def _outcome(self, problem: EntropicProblem, end: _State) -> Outcome:
+    def _outcome(self, problem: PreparedProblem, end: _State, resolved: Bool[Array, ""]) -> Outcome:
         """The potentials of least error, with the first one the best response to the second."""
         f = best_response(problem, end.best)
         # Points of mass zero take no part in the dual; their potentials follow the others.
@@ -154,25 +159,25 @@ class LBFGS(AbstractSolver):
         plan = transport_plan(problem, f, g)
         marginals = plan.mv(jnp.ones_like(g)), plan.T.mv(jnp.ones_like(f))
         error = marginal_error(problem, f, g, marginals)
-        tolerance = tolerance_or_default(self.tolerance, rounding_floor(problem, f, g))
+        tolerance = tolerance_or_default(
+            self.tolerance, rounding_floor(problem.epsilon, size_of(f, g))
+        )
         stalled = end.since_progress >= _PATIENCE
         result = RESULTS.where(stalled, RESULTS.stagnated, RESULTS.max_steps_reached)
         result = RESULTS.where(error <= tolerance, RESULTS.successful, result)
+        result = RESULTS.where(resolved, result, RESULTS.unresolved_epsilon)
         result = RESULTS.where(jnp.isfinite(error), result, RESULTS.nonfinite)
-        return Outcome(f, g, marginals, end.num_steps, result)
-
-    def symmetric(self) -> SymmetricSinkhorn:
-        return SymmetricSinkhorn(tolerance=self.tolerance)
+        return Outcome(f, g, problem.epsilon, marginals, end.num_steps, result)
 
 
-def best_response(problem: EntropicProblem, g: Float[Array, " m"]) -> Float[Array, " n"]:
+def best_response(problem: PreparedProblem, g: Float[Array, " m"]) -> Float[Array, " n"]:
     """The first potential that maximises the dual at `g`."""
     epsilon = problem.epsilon
     softmin = problem.geometry.softmin(g + epsilon * jnp.log(problem.b), epsilon)
     return problem.marginals[0].damping(epsilon) * softmin
 
 
-def _semi_dual(problem: EntropicProblem, g: Float[Array, " m"]) -> Float[Array, ""]:
+def _semi_dual(problem: PreparedProblem, g: Float[Array, " m"]) -> Float[Array, ""]:
     """The dual as a function of `g` alone."""
     f = best_response(problem, g)
-    return dual_value(problem, f, g, jnp.sum(problem.marginals[0].target(f, problem.a)))
+    return dual_value(problem, f, g, inner(problem.a, problem.marginals[0].share(f)))

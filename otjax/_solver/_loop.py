@@ -1,21 +1,30 @@
 """The loop of every solver here: absorb the potentials in a plan, then iterate with that plan."""
 
-from collections.abc import Callable
+import abc
 
 import equinox as eqx
-import jax
 import jax.lax as lax
 import jax.numpy as jnp
 from jaxtyping import Array, Bool, Float, Int, PyTree
 
 from .._control import cond_any
 from .._dual import centre, marginal_error, transport_plan
-from .._problem import EntropicProblem
+from .._problem import PreparedProblem
 from .._results import RESULTS
-from ._absorbed import Absorbed, DRIFT, Point
-from ._acceleration import AbstractAcceleration
+from ._absorbed import Absorbed, AbstractStep, DRIFT
+from ._acceleration import AbstractAcceleration, Best
 from ._annealing import AbstractAnnealing
-from ._base import Outcome, Potentials, rounding_floor, tolerance_or_default
+from ._base import (
+    AbstractSolver,
+    least_resolved_epsilon,
+    Outcome,
+    Potentials,
+    rounding_floor,
+    size_of,
+    tolerance_or_default,
+)
+from ._ending import Ending, move_after
+from ._start import start
 
 
 # Near what rounding allows, so many steps without progress mean that there is none to come. Further
@@ -24,228 +33,248 @@ _PATIENCE = 50
 _MAX_STEPS = 5000
 
 
-class _Outer(eqx.Module):
-    """The state between absorptions."""
+class _Round(eqx.Module):
+    """The state between two absorptions."""
 
     f: Float[Array, " n"]
     g: Float[Array, " m"]
+    size: Float[Array, ""]  # of the potentials
     epsilon: Float[Array, ""]
     history: PyTree  # of the acceleration at this epsilon
-    fresh: Bool[Array, ""]  # whether the history is to be begun anew
+    anew: Bool[Array, ""]  # whether it is to be begun anew
+    by_log: Bool[Array, ""]  # whether the next step must be a log-sum-exp
+    look: Bool[Array, ""]  # whether all that remains is to make the error afresh
     marginals: tuple[Float[Array, " n"], Float[Array, " m"]]
-    log_domain: Bool[Array, ""]  # whether the next step must be a log-sum-exp
-    stalled: Bool[Array, ""]
     num_steps: Int[Array, ""]
+    ending: Int[Array, ""]  # an `Ending`, of the round before
     done: Bool[Array, ""]
     result: RESULTS
 
 
 class _Inner(eqx.Module):
-    """The state between two steps with one absorbed plan.
-
-    The best potentials are those of least error, to end with; the top ones those of largest
-    value, to go on from.
-    """
+    """The state between two steps with one absorbed plan."""
 
     g: Float[Array, " m"]
     history: PyTree
-    best_f: Float[Array, " n"]
-    best_g: Float[Array, " m"]
-    best_error: Float[Array, ""]
-    top_f: Float[Array, " n"]
-    top_g: Float[Array, " m"]
-    top_value: Float[Array, ""]
+    best: Best
     milestone: Float[Array, ""]  # the error at the last progress
     since_progress: Int[Array, ""]
     num_steps: Int[Array, ""]
     drifted: Bool[Array, ""]
 
 
-class AbsorbedIteration(eqx.Module):
-    """Annealing around absorption around an accelerated step.
+class AbstractAbsorbedSolver(AbstractSolver):
+    """A solver that anneals, around absorption, around an accelerated step.
 
-    `step` is one Sinkhorn step with an absorbed plan; `log_step` is the same step by
-    log-sum-exps, for potentials so far off that their plan over- or underflows.
+    It ends: a round ends the solve, or lowers epsilon, which takes it to the last one in finitely
+    many times, or makes a step: the iteration makes one before it can reach, drift, circle or
+    stall, and after a plan that is out of range the next round begins by a log-sum-exp, which is
+    a step. Steps are limited; with none left at the last epsilon a round looks, and ends.
     """
 
-    step: Callable[[Absorbed, Array], Point]
-    log_step: Callable[[EntropicProblem, Array], Potentials]
-    tolerance: Float[Array, ""] | None
-    annealing: AbstractAnnealing
-    acceleration: AbstractAcceleration
+    tolerance: eqx.AbstractVar[Float[Array, ""] | None]
+
+    @abc.abstractmethod
+    def parts(self) -> tuple[AbstractStep, AbstractAnnealing, AbstractAcceleration]:
+        """The step, the schedule of epsilons, and the acceleration."""
 
     def run(
         self,
-        problem: EntropicProblem,
+        problem: PreparedProblem,
         init: Potentials | None,
         max_steps: Int[Array, ""] | None,
     ) -> Outcome:
-        """Iterates until the marginal error, made afresh, is below the tolerance."""
         limit = jnp.asarray(_MAX_STEPS if max_steps is None else max_steps, jnp.int32)
-        if init is None:
-            # As good as zeros, and at a large epsilon their plan neither over- nor underflows.
-            mean_cost = problem.geometry.mean_cost(problem.a, problem.b)
-            half = jnp.where(limit > 0, 0.5 * mean_cost, 0)
-            f, g = jnp.full_like(problem.a, half), jnp.full_like(problem.b, half)
-            epsilon = self.annealing.first(problem.epsilon, mean_cost)
-            epsilon = jnp.where(limit <= 1, problem.epsilon, epsilon)
-        else:
-            f, g = init
-            epsilon = problem.epsilon
-        start = _Outer(
+        step, annealing, acceleration = self.parts()
+        potentials, epsilon = start(problem, annealing, init, limit)
+        f, g = step.start(problem, *potentials)
+        no = jnp.array(False)
+        begin = _Round(
             f=f,
             g=g,
+            size=size_of(f, g),
             epsilon=epsilon,
-            history=self.acceleration.init(g, jnp.zeros_like(epsilon)),
-            fresh=jnp.array(True),
+            history=acceleration.init(g),
+            anew=~no,
+            by_log=no,
+            look=no,
             marginals=(problem.a, problem.b),
-            log_domain=jnp.array(False),
-            stalled=jnp.array(False),
             num_steps=jnp.zeros((), jnp.int32),
-            done=jnp.array(False),
+            ending=jnp.asarray(Ending.REACHED, jnp.int32),
+            done=no,
             result=RESULTS.successful,
         )
         end = lax.while_loop(
-            lambda state: ~state.done, lambda state: self._absorb(problem, state, limit), start
+            lambda state: ~state.done, lambda state: self._round(problem, state, limit), begin
         )
         f, g = centre(problem, end.f, end.g)
-        return Outcome(f, g, end.marginals, end.num_steps, end.result)
+        return Outcome(f, g, end.epsilon, end.marginals, end.num_steps, end.result)
 
-    def _absorb(self, problem: EntropicProblem, state: _Outer, limit: Int[Array, ""]) -> _Outer:
-        """Makes the plan at the current potentials, checks it, and iterates with it."""
-        current = problem.at(state.epsilon)
+    def _round(self, problem: PreparedProblem, state: _Round, limit: Int[Array, ""]) -> _Round:
+        """Makes the plan at the current potentials, looks at it, and iterates with it."""
+        step, annealing, acceleration = self.parts()
+        least = least_resolved_epsilon(state.size)
+        epsilon = jnp.maximum(state.epsilon, least)
+        at_end = epsilon <= jnp.maximum(problem.epsilon, least)
+        current = problem.at(epsilon)
+
         f, g = cond_any(
-            state.log_domain,
-            lambda: self.log_step(current, state.g),
-            lambda: (state.f, state.g),
+            state.by_log, lambda: step.far(current, state.g), lambda: (state.f, state.g)
         )
-        finite = jnp.all(jnp.isfinite(f)) & jnp.all(jnp.isfinite(g))
+        size = size_of(f, g)
+        finite = jnp.isfinite(size)
         f, g = jnp.where(finite, f, state.f), jnp.where(finite, g, state.g)
-        num_steps = jnp.where(state.log_domain, state.num_steps + 1, state.num_steps)
+        num_steps = state.num_steps + state.by_log.astype(jnp.int32)
         absorbed = Absorbed(current, f, g, transport_plan(current, f, g))
-        row = absorbed.plan.density.mv(problem.b)
-        column = absorbed.plan.density.T.mv(problem.a)
-        in_range = _in_range(row) & _in_range(column)
+        row, column = absorbed.plan.density.mv(problem.b), absorbed.plan.density.T.mv(problem.a)
         marginals = problem.a * row, problem.b * column
         error = marginal_error(current, f, g, marginals)
+        floor = rounding_floor(epsilon, size)
+        tolerance = annealing.tolerance(
+            epsilon, problem.epsilon, tolerance_or_default(self.tolerance, floor)
+        )
 
-        at_end = state.epsilon <= problem.epsilon
-        floor = rounding_floor(current, f, g)
-        tolerance = tolerance_or_default(self.tolerance, floor)
-        converged = at_end & (error <= tolerance) & (num_steps > 0)
-        stalled = at_end & (state.stalled | (floor > 1)) & (num_steps > 0)
-        exhausted = at_end & (num_steps >= limit)
-        result = RESULTS.where(stalled, RESULTS.stagnated, RESULTS.max_steps_reached)
-        result = RESULTS.where(finite, result, RESULTS.nonfinite)
-        result = RESULTS.where(converged, RESULTS.successful, result)
-        done = converged | stalled | exhausted | ~finite
-
-        stage_tolerance = self.annealing.tolerance(state.epsilon, problem.epsilon, tolerance)
-        solved = ~at_end & (error <= stage_tolerance)
+        # What this look tells; -1 is that there is something to do with this plan.
+        seen = jnp.asarray(-1, jnp.int32)
+        for holds, ending in (
+            (~_in_range(row, column), Ending.OUT_OF_RANGE),
+            (~step.fits(problem, row, column, floor), Ending.UNFIT),
+            (at_end & (num_steps >= limit), Ending.EXHAUSTED),
+            (state.look, state.ending),
+            ((error <= tolerance) & ((num_steps > 0) | ~at_end), Ending.CONFIRMED),
+            (~finite, Ending.NOT_FINITE),
+        ):
+            seen = jnp.where(holds, ending, seen)
+        idle = seen >= 0
         # The last step belongs to the problem's own epsilon.
-        stage_limit = jnp.where(at_end, limit, limit - 1)
-        begun = self.acceleration.init(g, stage_tolerance)
-        resumed = self.acceleration.resume(state.history, g)
-        inner = self._iterate(
+        last = jnp.where(at_end, limit, limit - 1)
+        inner = _iterate(
+            step,
+            acceleration,
             absorbed,
-            history=jax.tree.map(lambda new, old: jnp.where(state.fresh, new, old), begun, resumed),
+            history=acceleration.resume(state.history, state.anew),
             num_steps=num_steps,
-            limit=jnp.where(done | solved | ~in_range, num_steps, stage_limit),
-            tolerance=stage_tolerance,
+            limit=jnp.where(idle, num_steps, last),
+            tolerance=tolerance,
             floor=floor,
         )
+        ending = jnp.where(idle, seen, _why(inner, num_steps, tolerance, floor))
+        move = move_after(ending, at_end)
+        ends_now = move.end | (at_end & idle & (state.look | (num_steps >= limit)))
+        following = jnp.where(move.jump, problem.epsilon, annealing.next(epsilon, problem.epsilon))
+        rest = acceleration.rest(inner.history, inner.best)
+        g = jnp.where(move.at_rest, rest, inner.best.image)
         stepped = inner.num_steps > num_steps
-        failed = ~in_range | (stepped & ~(inner.best_error < jnp.inf))
-        hurry = ~at_end & ((inner.num_steps >= limit - 1) | (floor > 1))
-        leave = solved | (inner.best_error <= stage_tolerance)
-        next_epsilon = self.annealing.next(state.epsilon, problem.epsilon)
-        next_epsilon = jnp.where(leave, next_epsilon, state.epsilon)
-        unsolved = inner.best_error > stage_tolerance
-        idle = unsolved & (inner.since_progress >= _PATIENCE)
-        stalled = idle & (inner.best_error <= 4 * floor)
-        # Away from the plan at hand on from the top, otherwise the error would have to fall.
-        unsolved &= (inner.drifted | idle) & ~stalled
-        unsolved &= inner.num_steps < limit
-        return _Outer(
-            f=jnp.where(unsolved, inner.top_f, inner.best_f),
-            g=jnp.where(unsolved, inner.top_g, inner.best_g),
-            epsilon=jnp.where(hurry, problem.epsilon, next_epsilon),
+        return _Round(
+            f=jnp.where(stepped, step.first(absorbed, g), f),
+            g=g,
+            size=size,
+            epsilon=jnp.where((move.lower | move.jump) & ~at_end, following, epsilon),
             history=inner.history,
-            fresh=failed | hurry | leave | idle,
+            anew=jnp.asarray(move.anew),
+            by_log=move.by_log & (inner.num_steps < limit) & ~ends_now,
+            look=jnp.asarray(move.look),
             marginals=marginals,
-            log_domain=(failed | hurry) & (inner.num_steps < limit),
-            stalled=stalled,
             num_steps=inner.num_steps,
-            done=done,
-            result=result,
+            ending=ending,
+            done=ends_now,
+            result=_verdict(ending, resolved=epsilon <= problem.epsilon),
         )
 
-    def _iterate(
-        self,
-        absorbed: Absorbed,
-        *,
-        history: PyTree,
-        num_steps: Int[Array, ""],
-        limit: Int[Array, ""],
-        tolerance: Float[Array, ""],
-        floor: Float[Array, ""],
-    ) -> _Inner:
-        """Steps with one absorbed plan, until `tolerance`, `limit`, or too far from it."""
 
-        limit_of_drift = 0.8 * DRIFT[absorbed.g0.dtype] - 1
+def _iterate(
+    step: AbstractStep,
+    acceleration: AbstractAcceleration,
+    absorbed: Absorbed,
+    *,
+    history: PyTree,
+    num_steps: Int[Array, ""],
+    limit: Int[Array, ""],
+    tolerance: Float[Array, ""],
+    floor: Float[Array, ""],
+) -> _Inner:
+    """Steps with one absorbed plan, until `tolerance`, `limit`, or too far from it."""
+    # Points that an acceleration sends too far go as far as the plan carries. A soft minimum moves
+    # no further than its argument, so that `f` stays as near as `g`.
+    reach = (0.8 * DRIFT[absorbed.g0.dtype] - 1) * absorbed.problem.epsilon
+    least, most = absorbed.g0 - reach, absorbed.g0 + reach
 
-        def patience(state: _Inner) -> Int[Array, ""]:
-            return jnp.where(state.best_error > 4 * floor, 4 * _PATIENCE, _PATIENCE)
+    def unfinished(state: _Inner) -> Bool[Array, ""]:
+        patience = jnp.where(state.best.error > 4 * floor, 4 * _PATIENCE, _PATIENCE)
+        return (
+            (state.num_steps < limit)
+            & ~(state.best.error <= tolerance)
+            & ~state.drifted
+            & (state.since_progress < patience)
+        )
 
-        def unfinished(state: _Inner) -> Bool[Array, ""]:
-            return (
-                (state.num_steps < limit)
-                & ~(state.best_error <= tolerance)
-                & ~state.drifted
-                & (state.since_progress < patience(state))
-            )
-
-        def body(state: _Inner) -> _Inner:
-            point = self.step(absorbed, state.g)
-            better = point.error < state.best_error  # false for NaN
-            progress = point.error < 0.9 * state.milestone
-            g, history = self.acceleration.update(state.history, absorbed, point)
-            higher = point.value > state.top_value
-            # Points that an acceleration sends too far go as far as the plan carries.
-            reach = limit_of_drift * absorbed.problem.epsilon
-            return _Inner(
-                g=jnp.clip(g, absorbed.g0 - reach, absorbed.g0 + reach),
-                history=history,
-                best_f=jnp.where(better, point.f, state.best_f),
-                best_g=jnp.where(better, point.image, state.best_g),
-                best_error=jnp.where(better, point.error, state.best_error),
-                top_f=jnp.where(higher, point.f, state.top_f),
-                top_g=jnp.where(higher, point.image, state.top_g),
-                top_value=jnp.where(higher, point.value, state.top_value),
-                milestone=jnp.where(progress, point.error, state.milestone),
-                since_progress=jnp.where(progress, 0, state.since_progress + 1),
-                num_steps=state.num_steps + 1,
-                drifted=~(absorbed.drift(point.f, point.image) < limit_of_drift)
-                | ~jnp.isfinite(point.error),
-            )
-
-        start = _Inner(
-            g=absorbed.g0,
+    def body(state: _Inner) -> _Inner:
+        point = step.near(absorbed, state.g)
+        progress = point.error < 0.9 * state.milestone
+        g, history = acceleration.update(state.history, absorbed, point, state.best)
+        # No worse counts as better: on a plateau an extrapolation that was refused would come back
+        # to one place for ever. False for NaN.
+        better = point.error <= 1.001 * state.best.error
+        return _Inner(
+            g=jnp.clip(g, least, most),
             history=history,
-            best_f=absorbed.f0,
-            best_g=absorbed.g0,
-            best_error=jnp.full_like(floor, jnp.inf),
-            top_f=absorbed.f0,
-            top_g=absorbed.g0,
-            top_value=jnp.full_like(floor, -jnp.inf),
-            milestone=jnp.full_like(floor, jnp.inf),
-            since_progress=jnp.zeros((), jnp.int32),
-            num_steps=num_steps,
-            drifted=jnp.array(False),
+            best=Best(
+                image=jnp.where(better, point.image, state.best.image),
+                error=jnp.fmin(point.error, state.best.error),
+                tolerance=tolerance,
+            ),
+            milestone=jnp.where(progress, point.error, state.milestone),
+            since_progress=jnp.where(progress, 0, state.since_progress + 1),
+            num_steps=state.num_steps + 1,
+            drifted=~(jnp.max(jnp.abs(point.image - absorbed.g0)) < reach)
+            | ~jnp.isfinite(point.error),
         )
-        return lax.while_loop(unfinished, body, start)
+
+    infinite = jnp.full_like(floor, jnp.inf)
+    begin = _Inner(
+        g=absorbed.g0,
+        history=history,
+        best=Best(absorbed.g0, infinite, tolerance),
+        milestone=infinite,
+        since_progress=jnp.zeros((), jnp.int32),
+        num_steps=num_steps,
+        drifted=jnp.array(False),
+    )
+    return lax.while_loop(unfinished, body, begin)
 
 
-def _in_range(sums: Float[Array, " n"]) -> Bool[Array, ""]:
+def _why(
+    inner: _Inner, begun: Int[Array, ""], tolerance: Float[Array, ""], floor: Float[Array, ""]
+) -> Int[Array, ""]:
+    """The `Ending` of an iteration that began with `begun` steps made."""
+    near = inner.best.error <= 4 * floor
+    ending = jnp.asarray(Ending.EXHAUSTED, jnp.int32)
+    for holds, reason in (
+        (inner.since_progress >= jnp.where(near, 1, 4) * _PATIENCE, Ending.CIRCLING),
+        (near & (inner.since_progress >= _PATIENCE), Ending.STALLED),
+        (inner.drifted, Ending.DRIFTED),
+        (inner.best.error <= tolerance, Ending.REACHED),
+        ((inner.num_steps > begun) & ~(inner.best.error < jnp.inf), Ending.OUT_OF_RANGE),
+    ):
+        ending = jnp.where(holds, reason, ending)
+    return ending
+
+
+def _verdict(ending: Int[Array, ""], resolved: Bool[Array, ""]) -> RESULTS:
+    """The result of a solve that ends with this round."""
+    result = RESULTS.max_steps_reached
+    for reason, member in (
+        (Ending.STALLED, RESULTS.stagnated),
+        (Ending.CONFIRMED, RESULTS.successful),
+    ):
+        result = RESULTS.where(ending == reason, member, result)
+    result = RESULTS.where(resolved, result, RESULTS.unresolved_epsilon)
+    result = RESULTS.where(ending == Ending.NOT_FINITE, RESULTS.nonfinite, result)
+    return RESULTS.where(ending == Ending.UNFIT, RESULTS.not_symmetric, result)
+
+
+def _in_range(row: Float[Array, " n"], column: Float[Array, " m"]) -> Bool[Array, ""]:
     """Whether sums of a plan are such that their logarithms can be trusted."""
-    return jnp.all((sums > jnp.sqrt(jnp.finfo(sums.dtype).tiny)) & jnp.isfinite(sums))
+    sums = jnp.concatenate([row, column])
+    least = jnp.sqrt(jnp.finfo(sums.dtype).tiny)
+    return ~jnp.any(~((sums > least) & (sums < jnp.inf)))

@@ -5,23 +5,25 @@ $\mathrm{target}_b(g) - P^T 1$ and Hessian $-S / \epsilon$, S the Schur compleme
 """
 
 import equinox as eqx
+import jax.lax as lax
 import jax.numpy as jnp
-from jaxtyping import Array, ArrayLike, Bool, Float, Int
+from jaxtyping import Array, ArrayLike, Bool, Float
 
-from .._arrays import optional_positive_number
+from .._arrays import inner, optional_positive_number
 from .._control import cond_any
-from .._problem import EntropicProblem
+from .._operators import TransportPlan
 from .._schur import conjugate_gradients, Schur
-from ._absorbed import Absorbed, alternate, alternate_in_log_domain, DRIFT, Point
-from ._acceleration import AbstractAcceleration
+from ._absorbed import Absorbed, AbstractStep, Alternating, DRIFT, Point
+from ._acceleration import AbstractAcceleration, Best
 from ._annealing import AbstractAnnealing, annealing_or_default
-from ._base import AbstractSolver, Outcome, Potentials
-from ._loop import AbsorbedIteration
-from ._sinkhorn import SymmetricSinkhorn
+from ._loop import AbstractAbsorbedSolver
 
 
 # In units of epsilon: how far a direction goes at first. The dual is quadratic over a few units.
 _RADIUS = 4.0
+# Above this marginal error directions are good enough in single precision, at half the price.
+# Below, what is left is where the Hessian is nearly singular, which single precision does not see.
+_COARSE = 1e-5
 
 
 class _Search(eqx.Module):
@@ -34,7 +36,7 @@ class _Search(eqx.Module):
     slope: Float[Array, ""]  # of the dual along the direction, at the base
     radius: Float[Array, ""]  # of the trust region, in units of epsilon
     begun: Bool[Array, ""]
-    tolerance: Float[Array, ""]  # the marginal error that is asked for in the end
+    image: Float[Array, " m"]  # where a plain step takes the base
 
 
 class Newton(AbstractAcceleration):
@@ -57,7 +59,7 @@ class Newton(AbstractAcceleration):
             raise ValueError(f"`max_products` must be a positive integer, got {max_products!r}.")
         self.max_products = max_products
 
-    def init(self, g: Float[Array, " m"], tolerance: Float[Array, ""]) -> _Search:
+    def init(self, g: Float[Array, " m"]) -> _Search:
         zero = jnp.zeros((), g.dtype)
         return _Search(
             base=g,
@@ -67,22 +69,28 @@ class Newton(AbstractAcceleration):
             slope=zero,
             radius=jnp.full_like(zero, _RADIUS),
             begun=jnp.array(False),
-            tolerance=tolerance,
+            image=g,
         )
 
-    def resume(self, history: _Search, g: Float[Array, " m"]) -> _Search:
-        return eqx.tree_at(lambda search: search.begun, history, jnp.array(False))
+    def resume(self, history: _Search, anew: Bool[Array, ""]) -> _Search:
+        where = lambda search: (search.begun, search.radius)
+        radius = jnp.where(anew, _RADIUS, history.radius)
+        return eqx.tree_at(where, history, (jnp.array(False), radius))
+
+    def rest(self, history: _Search, best: Best) -> Float[Array, " m"]:
+        # The dual has increased so far, however the error wavered.
+        return history.image
 
     def update(
-        self, history: _Search, absorbed: Absorbed, point: Point
+        self, history: _Search, absorbed: Absorbed, point: Point, best: Best
     ) -> tuple[Float[Array, " m"], _Search]:
         problem = absorbed.problem
-        gradient = problem.marginals[1].target(point.g, problem.b) - point.column
-        slope = jnp.sum(gradient * history.direction)
+        gradient = problem.b * problem.marginals[1].share(point.g) - point.column
+        slope = inner(gradient, history.direction)
         increased = (point.value >= history.value) & (slope >= -0.5 * history.slope)
         search = cond_any(
             ~history.begun | (slope >= 0) | increased,
-            lambda: self._turn(history, absorbed, point, gradient),
+            lambda: self._turn(history, absorbed, point, gradient, best.tolerance),
             lambda: self._shorten(history, slope),
         )
         # No ascent direction or no length left: a plain step increases the dual as well.
@@ -101,44 +109,56 @@ class Newton(AbstractAcceleration):
         absorbed: Absorbed,
         point: Point,
         gradient: Float[Array, " m"],
+        tolerance: Float[Array, ""],
     ) -> _Search:
         """A new direction, as accurate as the error left makes worthwhile."""
         problem = absorbed.problem
-        schur = Schur(problem, absorbed.coarse_plan_at(point.f, point.g))
-        enough = jnp.maximum(point.error, 0.1 * search.tolerance / point.error)
+        enough = jnp.maximum(point.error, 0.1 * tolerance / point.error)
         # A step that was kept whole says that one may go further, one that was cut how far.
         kept = search.length * jnp.max(jnp.abs(search.direction)) / problem.epsilon
         radius = jnp.where(search.length < 1, 2 * kept, jnp.maximum(search.radius, 4 * kept))
         radius = jnp.where(search.begun, radius, search.radius)
         # As far as the absorbed plan carries; f follows g, and goes no further.
-        room = 0.8 * DRIFT[gradient.dtype] - absorbed.drift(absorbed.f0, point.g)
+        drift = jnp.max(jnp.abs(point.g - absorbed.g0)) / problem.epsilon
+        room = 0.8 * DRIFT[gradient.dtype] - drift
         # In units that keep the numbers in the range of single precision.
         unit = jnp.max(jnp.abs(gradient))
         unit = problem.epsilon * jnp.where(unit > 0, unit, 1)
         radius_in_units = problem.epsilon * jnp.minimum(radius, jnp.maximum(room, 1e-3)) / unit
-        dtype = schur.column.dtype
-        direction = conjugate_gradients(
-            schur.mv,
-            (problem.epsilon * gradient / unit).astype(dtype),
-            schur.inverse_diagonal(),
-            tolerance=jnp.clip(enough, 0.05, 0.3).astype(dtype),
-            max_steps=self.max_products,
-            radius=radius_in_units.astype(dtype),
-        )
-        direction = unit * direction.astype(gradient.dtype)
+
+        def direction_by(plan: TransportPlan) -> Float[Array, " m"]:
+            schur, dtype = Schur(problem, plan), plan.b.dtype
+            direction = conjugate_gradients(
+                schur.mv,
+                (problem.epsilon * gradient / unit).astype(dtype),
+                schur.inverse_diagonal(),
+                tolerance=jnp.clip(enough, 0.05, 0.3).astype(dtype),
+                max_steps=self.max_products,
+                radius=radius_in_units.astype(dtype),
+            )
+            return unit * direction.astype(gradient.dtype)
+
+        if gradient.dtype == jnp.float32:
+            direction = direction_by(absorbed.plan_at(point.f, point.g))
+        else:
+            direction = lax.cond(
+                point.error > _COARSE,
+                lambda: direction_by(absorbed.coarse_plan_at(point.f, point.g)),
+                lambda: direction_by(absorbed.plan_at(point.f, point.g)),
+            )
         return _Search(
             base=point.g,
             direction=direction,
             length=jnp.ones_like(search.length),
             value=point.value,
-            slope=jnp.sum(gradient * direction),
+            slope=inner(gradient, direction),
             radius=radius,
             begun=jnp.array(True),
-            tolerance=search.tolerance,
+            image=point.image,
         )
 
 
-class DualNewton(AbstractSolver):
+class DualNewton(AbstractAbsorbedSolver):
     """Annealed, truncated Newton on the entropic semi-dual: for small epsilon and tight tolerance.
 
     Each direction is found by conjugate gradients on the plan's Schur complement, matrix-free.
@@ -166,16 +186,5 @@ class DualNewton(AbstractSolver):
         self.annealing = annealing_or_default(annealing)
         self.newton = Newton(max_products)
 
-    def run(
-        self,
-        problem: EntropicProblem,
-        init: Potentials | None,
-        max_steps: Int[Array, ""] | None,
-    ) -> Outcome:
-        loop = AbsorbedIteration(
-            alternate, alternate_in_log_domain, self.tolerance, self.annealing, self.newton
-        )
-        return loop.run(problem, init, max_steps)
-
-    def symmetric(self) -> SymmetricSinkhorn:
-        return SymmetricSinkhorn(tolerance=self.tolerance)
+    def parts(self) -> tuple[AbstractStep, AbstractAnnealing, AbstractAcceleration]:
+        return Alternating(), self.annealing, self.newton

@@ -1,17 +1,15 @@
 """Sinkhorn's algorithm."""
 
-from jaxtyping import Array, ArrayLike, Float, Int
+from jaxtyping import Array, ArrayLike, Float
 
 from .._arrays import optional_positive_number
-from .._problem import EntropicProblem
-from ._absorbed import alternate, alternate_in_log_domain, average, average_in_log_domain
+from ._absorbed import AbstractStep, Alternating, Averaging
 from ._acceleration import AbstractAcceleration, Anderson
 from ._annealing import AbstractAnnealing, annealing_or_default, NoAnnealing
-from ._base import AbstractSolver, Outcome, Potentials
-from ._loop import AbsorbedIteration
+from ._loop import AbstractAbsorbedSolver
 
 
-class Sinkhorn(AbstractSolver):
+class Sinkhorn(AbstractAbsorbedSolver):
     """Sinkhorn's algorithm (Cuturi 2013), stabilised, annealed and accelerated.
 
     Log-sum-exps are taken until the plan at the potentials can be represented; from there on a
@@ -47,27 +45,17 @@ class Sinkhorn(AbstractSolver):
             )
         self.acceleration = acceleration
 
-    def run(
-        self,
-        problem: EntropicProblem,
-        init: Potentials | None,
-        max_steps: Int[Array, ""] | None,
-    ) -> Outcome:
-        loop = AbsorbedIteration(
-            alternate, alternate_in_log_domain, self.tolerance, self.annealing, self.acceleration
-        )
-        return loop.run(problem, init, max_steps)
-
-    def symmetric(self) -> "SymmetricSinkhorn":
-        return SymmetricSinkhorn(tolerance=self.tolerance)
+    def parts(self) -> tuple[AbstractStep, AbstractAnnealing, AbstractAcceleration]:
+        return Alternating(), self.annealing, self.acceleration
 
 
-class SymmetricSinkhorn(AbstractSolver):
+class SymmetricSinkhorn(AbstractAbsorbedSolver):
     """The averaged iteration for a measure against itself (Feydy et al. 2019, arXiv:1810.08278).
 
     The problem must have one measure and one marginal constraint on both sides, and a symmetric
     cost; the two potentials are one. A step is one product with the plan, and the iteration
-    contracts by about a half where the kernel is positive definite.
+    contracts by about a half where the kernel is positive definite. Of another problem the result
+    is `RESULTS.not_symmetric`, or a `ValueError` where its shape tells.
     """
 
     tolerance: Float[Array, ""] | None
@@ -79,16 +67,5 @@ class SymmetricSinkhorn(AbstractSolver):
         """
         self.tolerance = optional_positive_number(tolerance, "tolerance")
 
-    def run(
-        self,
-        problem: EntropicProblem,
-        init: Potentials | None,
-        max_steps: Int[Array, ""] | None,
-    ) -> Outcome:
-        loop = AbsorbedIteration(
-            average, average_in_log_domain, self.tolerance, NoAnnealing(), Anderson()
-        )
-        return loop.run(problem, init, max_steps)
-
-    def symmetric(self) -> "SymmetricSinkhorn":
-        return self
+    def parts(self) -> tuple[AbstractStep, AbstractAnnealing, AbstractAcceleration]:
+        return Averaging(), NoAnnealing(), Anderson()

@@ -1,7 +1,14 @@
-"""Generators against critics: losses, Lipschitz tools, and a training step."""
+"""Generators of samples: losses, critics and their Lipschitz tools, and a training step."""
 
 from ._clipping import clip_weights as clip_weights, keep_params_within as keep_params_within
 from ._entropic import entropic_dual as entropic_dual, entropic_semi_dual as entropic_semi_dual
+from ._games import (
+    EntropicDualGAN as EntropicDualGAN,
+    JensenShannonGAN as JensenShannonGAN,
+    PenalisedWGAN as PenalisedWGAN,
+    SinkhornGAN as SinkhornGAN,
+    WGAN as WGAN,
+)
 from ._losses import (
     critic_loss as critic_loss,
     generator_loss as generator_loss,
@@ -9,13 +16,16 @@ from ._losses import (
     non_saturating_generator_loss as non_saturating_generator_loss,
     saturating_generator_loss as saturating_generator_loss,
 )
-from ._objective import (
-    AbstractObjective as AbstractObjective,
-    EntropicDualGAN as EntropicDualGAN,
-    JensenShannonGAN as JensenShannonGAN,
-    PenalisedWGAN as PenalisedWGAN,
-    SinkhornGAN as SinkhornGAN,
-    WGAN as WGAN,
+from ._objective import AbstractGame as AbstractGame, AbstractObjective as AbstractObjective
+from ._penalty import (
+    gradient_penalty as gradient_penalty,
+    OneSided as OneSided,
+    TwoSided as TwoSided,
 )
-from ._penalty import gradient_norms as gradient_norms, gradient_penalty as gradient_penalty
+from ._slopes import (
+    AbstractPlace as AbstractPlace,
+    gradient_norms as gradient_norms,
+    Samples as Samples,
+    Segments as Segments,
+)
 from ._trainer import Trainer as Trainer, TrainState as TrainState

@@ -1,8 +1,8 @@
-"""Training a generator against a critic: one compiled step."""
+"""Training a model on an objective, against a critic or none: one compiled step."""
 
 import operator
 from collections.abc import Callable
-from typing import Any, TypeAlias
+from typing import Any
 
 import equinox as eqx
 import jax
@@ -13,16 +13,13 @@ import optax
 from jaxtyping import Array, ArrayLike, Float, Int, PyTree, UInt32
 
 from .._arrays import float_scalar, known_number
-from ._objective import AbstractObjective
+from ._batches import batch_of, Data, Gaussian, key_data
+from ._objective import AbstractGame, AbstractObjective, generated
 from ._parameters import all_finite, averaged, Metrics, moved, strong, trained, update
-from ._samples import samples
 
 
 # Critic steps beyond this are a loop also in the compiled program, which else would grow with them.
 _UNROLLED_UP_TO = 8
-
-# All samples, or a function that draws a batch of them.
-Data: TypeAlias = ArrayLike | Callable[[Array], Array]
 
 
 class TrainState(eqx.Module):
@@ -30,8 +27,8 @@ class TrainState(eqx.Module):
 
     Saved whole, by `equinox.tree_serialise_leaves`, it resumes to the same bits. `ema` is a whole
     generator, of averaged parameters in single precision at least: draw samples from it. `step`
-    counts steps, and `key` is the data of the key that `init` was given, of which every step
-    derives its own.
+    counts steps. `key` is the data of the key that `init` was given, `key_impl` its kind: see
+    `key_at`.
     """
 
     generator: PyTree
@@ -41,25 +38,23 @@ class TrainState(eqx.Module):
     critic_opt_state: PyTree
     step: Int[Array, ""]
     key: UInt32[Array, "..."]
+    # Numbers and kind apart, since a file of arrays holds no keys.
+    key_impl: Any = eqx.field(static=True)
 
-
-class Gaussian(eqx.Module):
-    """A standard normal vector."""
-
-    size: int = eqx.field(static=True)
-
-    def __call__(self, key: Array) -> Float[Array, " size"]:
-        return jr.normal(key, (self.size,))
+    def key_at(self, step: Int[ArrayLike, ""]) -> Array:
+        """The key of which a step derives all of its own. That of a step which is never taken is
+        free for other uses."""
+        return jr.fold_in(jr.wrap_key_data(self.key, impl=self.key_impl), step)
 
 
 class Trainer(eqx.Module):
-    """How a generator is trained: the game, the optimisers of both sides, and the batches.
+    """How a model is trained: the objective, the optimisers, and the batches.
 
-    Generator and critic are any callable pytrees: Equinox modules as they are, a Flax or plain JAX
-    function as `jax.tree_util.Partial(model.apply, parameters)`. Their floating arrays are trained.
-    Make one trainer and keep it: its step is compiled for its optimisers, which are known by
-    identity. Its numbers may be replaced, by `equinox.tree_at`, with nothing compiled anew, if they
-    are arrays of the same dtype: `jnp.float32(0.5)`.
+    The model, called the generator, and a critic are any callable pytrees: Equinox modules as they
+    are, a Flax or plain JAX function as `jax.tree_util.Partial(model.apply, parameters)`. Their
+    floating arrays are trained. Make one trainer and keep it: its step is compiled for its
+    optimisers, which are known by identity. Its numbers may be replaced, by `equinox.tree_at`, with
+    nothing compiled anew, if they are arrays of the same dtype: `jnp.float32(0.5)`.
     """
 
     objective: AbstractObjective
@@ -83,23 +78,29 @@ class Trainer(eqx.Module):
     ):
         """**Arguments:**
 
-        - `objective`: `WGAN()`, `PenalisedWGAN()`, `SinkhornGAN()` or another game.
+        - `objective`: `WGAN()`, `PenalisedWGAN()`, `SinkhornGAN()`, another game, or any other
+            `AbstractObjective`.
         - `generator_optimiser`, `critic_optimiser`: optax transformations; the latter may be left
             out where there are no critic steps.
-        - `latent`: draws the generator's input: the size of a standard normal vector, or a function
-            of a key that returns one latent.
+        - `latent`: draws the generator's input, or what else the objective wants noise for: the
+            size of a standard normal vector, or a function of a key that returns one latent.
         - `batch_size`: how many samples, real ones and fake ones, a critic or generator step takes.
-        - `n_critic`: critic steps before each generator step; 0 for a game without a critic.
+        - `n_critic`: critic steps before each generator step; 0 without a critic that is trained.
         - `ema_decay`: of the exponential moving average of the generator, in [0, 1).
 
         **Raises:** `ValueError` for numbers out of range, an objective that is none, and critic
-        steps without an optimiser.
+        steps without an optimiser, or for an objective that is no game.
         """
         if not isinstance(objective, AbstractObjective):
             raise ValueError(f"`objective` must be one such as `WGAN()`, got {objective!r}.")
         self.objective = objective
         self.batch_size = _at_least(1, batch_size, "batch_size")
         self.n_critic = _at_least(0, n_critic, "n_critic")
+        if self.n_critic > 0 and not isinstance(objective, AbstractGame):
+            raise ValueError(
+                f"`n_critic` must be 0, since {type(objective).__name__} trains no critic, got "
+                f"{n_critic}."
+            )
         if self.n_critic > 0 and critic_optimiser is None:
             raise ValueError(
                 "`critic_optimiser` must be given, or `n_critic=0` for a game without a critic."
@@ -117,22 +118,18 @@ class Trainer(eqx.Module):
 
         **Arguments:**
 
-        - `generator`: maps one latent to one sample; it is vmapped by the step.
+        - `generator`: what the objective trains: in a game it maps one latent to one sample, and is
+            vmapped by the step.
         - `critic`: what the objective asks for: commonly a map from one sample to a scalar.
-        - `key`: from which each step derives its own; of JAX's default kind.
+        - `key`: from which each step derives its own; of any kind.
 
-        **Raises:** `ValueError` if critic steps are to be taken and there is no critic.
+        **Raises:** `ValueError` if critic steps are to be taken and there is no critic, and for
+        what is not one key.
         """
         if self.n_critic > 0 and critic is None:
             raise ValueError("`critic` must be given, or `n_critic=0` for a game without one.")
         generator, critic = strong((generator, critic))
-        key = jnp.asarray(key)
-        if jnp.issubdtype(key.dtype, jax.dtypes.prng_key) and key.dtype != jr.key(0).dtype:
-            raise ValueError(f"`key` must be of JAX's default kind, got {key.dtype}.")
-        if key.ndim != (0 if jnp.issubdtype(key.dtype, jax.dtypes.prng_key) else 1):
-            raise ValueError(
-                f"`key` must be one key, from `jax.random.key`, got shape {key.shape}."
-            )
+        data, impl = key_data(key)
         return TrainState(
             generator=generator,
             critic=critic,
@@ -140,7 +137,8 @@ class Trainer(eqx.Module):
             generator_opt_state=self.generator_optimiser.init(trained(generator)),
             critic_opt_state=self.init_critic(critic),
             step=jnp.zeros((), jnp.int32),
-            key=jr.key_data(key),
+            key=data,
+            key_impl=impl,
         )
 
     def init_critic(self, critic: PyTree) -> PyTree:
@@ -153,7 +151,7 @@ class Trainer(eqx.Module):
     @eqx.filter_jit
     def step(self, state: TrainState, data: Data) -> tuple[TrainState, Metrics]:
         """One step, compiled: `n_critic` updates of the critic, each on new batches, then one of
-        the generator and of its moving average.
+        the generator and of its moving average, on a new batch.
 
         All randomness is that of the state's key and step number.
 
@@ -170,17 +168,15 @@ class Trainer(eqx.Module):
         losses and all of the new state are. A state that is not finite cannot be trained further:
         keep the one before.
 
-        **Raises:** `ValueError` for data that are empty, fewer than a batch, or unlike the
-        generator's samples, and a critic that does not return a scalar.
+        **Raises:** `ValueError` for data that are empty or fewer than a batch, and what the
+        objective raises, such as for samples of the generator that are unlike the data.
         """
-        key = jr.fold_in(jr.wrap_key_data(state.key), state.step)
-        key_critic, key_real, key_fake = jr.split(key, 3)
+        key_critic, key_real, key_loss = jr.split(state.key_at(state.step), 3)
         critic, critic_opt_state, critic_metrics = self._critic_steps(state, data, key_critic)
-
-        real, latents = self._real(data, key_real), self._latents(key_fake)
+        real = batch_of(data, self.batch_size, key_real)
 
         def loss_fn(generator: PyTree) -> tuple[Array, Metrics]:
-            return self.objective.generator_loss(critic, real, jax.vmap(generator)(latents))
+            return self.objective.loss(generator, critic, real, self.latents, key=key_loss)
 
         generator, generator_opt_state, loss, metrics = update(
             loss_fn, self.generator_optimiser, state.generator, state.generator_opt_state
@@ -194,6 +190,7 @@ class Trainer(eqx.Module):
             critic_opt_state=critic_opt_state,
             step=state.step + 1,
             key=state.key,
+            key_impl=state.key_impl,
         )
         # The optimisers' states too: after moments that overflowed, a model stands still for ever.
         metrics["finite"] = all_finite((new, metrics))
@@ -215,14 +212,22 @@ class Trainer(eqx.Module):
 
         **Returns:** the new critic, the new state, and metrics at the old critic.
 
-        **Raises:** `ValueError` without a critic's optimiser, and what the objective raises.
+        **Raises:** `ValueError` without a critic's optimiser, for an objective that is no game, and
+        what the objective raises.
         """
+        game = self.objective
+        if not isinstance(game, AbstractGame):
+            raise ValueError(f"`objective` must be a game to train a critic in, got {game!r}.")
 
         def loss_fn(critic: PyTree) -> tuple[Array, Metrics]:
-            return self.objective.critic_loss(critic, real, fake, key=key)
+            return game.critic_loss(critic, real, fake, key=key)
 
         critic, opt_state, loss, metrics = update(loss_fn, self.critic_optimiser, critic, opt_state)
         return critic, opt_state, {**metrics, "critic_loss": loss}
+
+    def latents(self, key: Array, num: int | None = None) -> Array:
+        """What the generator reads: `num` latents along a first axis, by default a batch."""
+        return jax.vmap(self.latent)(jr.split(key, self.batch_size if num is None else num))
 
     def _critic_steps(
         self, state: TrainState, data: Data, key: Array
@@ -234,10 +239,9 @@ class Trainer(eqx.Module):
         def body(carry: PyTree, key: Array) -> tuple[PyTree, Metrics]:
             critic, opt_state = eqx.combine(carry, rest)
             key_real, key_fake, key_loss = jr.split(key, 3)
-            fake = jax.vmap(state.generator)(self._latents(key_fake))
-            *new, metrics = self.update_critic(
-                critic, opt_state, self._real(data, key_real), fake, key=key_loss
-            )
+            real = batch_of(data, self.batch_size, key_real)
+            fake = generated(state.generator, self.latents, key_fake)
+            *new, metrics = self.update_critic(critic, opt_state, real, fake, key=key_loss)
             return eqx.filter(tuple(new), eqx.is_array), metrics
 
         # On a CPU a convolution takes several times as long inside XLA's loops as outside.
@@ -245,22 +249,6 @@ class Trainer(eqx.Module):
         carry, metrics = lax.scan(body, carry, jr.split(key, self.n_critic), unroll=unroll)
         critic, opt_state = eqx.combine(carry, rest)
         return critic, opt_state, jax.tree.map(lambda metric: metric[-1], metrics)
-
-    def _latents(self, key: Array) -> Array:
-        return jax.vmap(self.latent)(jr.split(key, self.batch_size))
-
-    def _real(self, data: Data, key: Array) -> Array:
-        if callable(data):
-            return samples(data(key), "data")
-        array = samples(data, "data")
-        if len(array) < self.batch_size:
-            raise ValueError(
-                f"`data` must hold at least a batch, {self.batch_size} samples, got {len(array)}; "
-                "lower `batch_size`."
-            )
-        if len(array) == self.batch_size:
-            return array
-        return array[jr.randint(key, (self.batch_size,), 0, len(array))]
 
 
 def _at_least(least: int, value: Any, name: str) -> int:

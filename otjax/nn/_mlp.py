@@ -121,7 +121,8 @@ class MLPCritic(eqx.Module):
     of a spread of about one, start from
 
     ```python
-    objective = otjax.gan.PenalisedWGAN(30.0, one_sided=True, at="samples")
+    gan = otjax.gan
+    objective = gan.PenalisedWGAN(30.0, penalty=gan.OneSided(), at=gan.Samples())
     schedule = optax.warmup_cosine_decay_schedule(0.0, 3e-3, 200, decay_steps=5000)
     optimiser = optax.adam(schedule, b1=0.9, b2=0.99)
     ```

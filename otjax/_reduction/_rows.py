@@ -1,7 +1,7 @@
 """Reductions over the rows of an n x m matrix, a block of rows at a time."""
 
 from collections.abc import Callable
-from typing import TypeVar
+from typing import Any, TypeVar
 
 import jax
 import jax.lax as lax
@@ -17,11 +17,24 @@ _CPU_BLOCK = 2**18
 _ACCELERATOR_BLOCK = 2**25
 
 
-def block_rows(num_rows: int, num_columns: int, max_entries: int | None = None) -> int:
-    """How many rows to take at a time, so that a block has about `max_entries` entries."""
-    default = _CPU_BLOCK if jax.default_backend() == "cpu" else _ACCELERATOR_BLOCK
-    entries = default if max_entries is None else min(default, max_entries)
+def block_rows(num_rows: int, num_columns: int, entries: int) -> int:
+    """How many rows to take at a time, so that a block has about `entries` entries."""
     return max(1, min(num_rows, entries // num_columns))
+
+
+def by_platform(
+    compute: Callable[[int, Any], Out], shape: tuple[int, ...], rows: PyTree[Array]
+) -> Out:
+    """`compute(block, rows)` for a matrix of `shape` with the block size of the platform that it
+    runs on."""
+    cpu, accelerator = (
+        block_rows(shape[0], shape[1], size) for size in (_CPU_BLOCK, _ACCELERATOR_BLOCK)
+    )
+    if cpu == accelerator:
+        return compute(cpu, rows)
+    return lax.platform_dependent(
+        rows, cpu=lambda rows: compute(cpu, rows), default=lambda rows: compute(accelerator, rows)
+    )
 
 
 def map_rows(reduce: Callable[[PyTree[Array]], Out], rows: PyTree[Array], block: int) -> Out:

@@ -1,0 +1,10 @@
+from ._choice import default_engine as default_engine, device_memory as device_memory
+from ._engine import AbstractEngine as AbstractEngine
+from ._kernel import apply as apply, softmin as softmin
+from ._pairs import (
+    is_allowed as is_allowed,
+    Pairs as Pairs,
+    without_infinities as without_infinities,
+)
+from ._rows import by_platform as by_platform, fold_rows as fold_rows, map_rows as map_rows
+from ._streamed import Dense as Dense, softmin_rows as softmin_rows, Streamed as Streamed
