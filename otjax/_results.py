@@ -50,12 +50,12 @@ class RESULTS(eqx.Enumeration):
     )
     invalid_rho = "`rho` must be positive and not NaN. Pass a positive `rho` to `Unbalanced`."
     infeasible = (
-        "No plan meets the constraints: with the pairs that are forbidden (a cost of +inf, an entry "
-        "of zero) there is too little room for the masses that must go there. Allow more pairs."
+        "No plan meets the constraints: the pairs that are forbidden (by a cost of +inf, or an "
+        "entry of zero) leave too little room for all masses. Allow more pairs."
     )
     no_total_support = (
-        "Zeros of the matrix force further entries to zero. The matrix returned is near this limit, "
-        "but its derivatives mean nothing. Set those entries to zero, or make zeros positive."
+        "The zeros of the matrix force further entries to zero. The matrix returned is near that "
+        "limit, but its derivatives mean nothing. Set those entries to zero, or no entry at all."
     )
     negative_entries = (
         "The entries of the matrix must not be negative. Pass `jnp.exp` or `jnp.abs` of it, or its "

@@ -1,10 +1,13 @@
 """The Birkhoff polytope and its siblings: matrices scaled to given marginals."""
 
-import equinox as eqx
-import jax.numpy as jnp
-from jaxtyping import Array, ArrayLike, Float, Int
+from typing import NamedTuple
 
-from ._arrays import constant, count, float_array
+import equinox as eqx
+import jax.lax as lax
+import jax.numpy as jnp
+from jaxtyping import Array, ArrayLike, Bool, Float, Int
+
+from ._arrays import constant, count, float_array, optional_positive_number
 from ._control import cond_any
 from ._geometry import CostMatrix
 from ._problem import EntropicProblem
@@ -33,12 +36,21 @@ class ScaledMatrix(eqx.Module):
     stats: Stats
 
 
+class _Options(NamedTuple):
+    """How to solve, as `solve` understands it."""
+
+    solver: AbstractSolver | None
+    tolerance: Float[Array, ""] | None
+    max_steps: Int[Array, ""] | None
+
+
 def sinkhorn_knopp(
     matrix: ArrayLike,
     a: ArrayLike | None = None,
     b: ArrayLike | None = None,
     *,
     solver: AbstractSolver | None = None,
+    tolerance: ArrayLike | None = None,
     max_steps: int | Int[Array, ""] | None = None,
 ) -> ScaledMatrix:
     r"""Scales the rows and columns of a non-negative matrix such that they sum to `a` and `b`.
@@ -54,7 +66,8 @@ def sinkhorn_knopp(
     - `matrix`: the matrix $A$, shape (n, m), of entries that are not negative. Zeros stay zero.
     - `a`, `b`: the sums of rows, shape (n,), and of columns, shape (m,), of one total; `None` is 1
         for each. A row or column of mass zero becomes zero, whatever its entries.
-    - `solver`, `max_steps`: as in `solve`.
+    - `solver`, `tolerance`, `max_steps`: as in `solve`, but that in float64 the default tolerance
+        is 1e-12, or what rounding allows if that is more.
 
     **Returns:** a `ScaledMatrix`. Never raises for values: look at `result`.
 
@@ -62,8 +75,8 @@ def sinkhorn_knopp(
     square where `a` or `b` would be needed.
     """
     matrix = float_array(matrix, "matrix", "n m")
-    steps = None if max_steps is None else count(max_steps, "max_steps")
-    return _scale_entries(matrix, _marginals(matrix, a, b), solver, steps)
+    options = _options(solver, tolerance, max_steps)
+    return _scale_entries(matrix, _marginals(matrix, a, b), options)
 
 
 def sinkhorn_knopp_log(
@@ -72,6 +85,7 @@ def sinkhorn_knopp_log(
     b: ArrayLike | None = None,
     *,
     solver: AbstractSolver | None = None,
+    tolerance: ArrayLike | None = None,
     max_steps: int | Int[Array, ""] | None = None,
 ) -> ScaledMatrix:
     r"""`sinkhorn_knopp` of a matrix that is given by its logarithms, such as logits over a
@@ -80,29 +94,27 @@ def sinkhorn_knopp_log(
     **Arguments:**
 
     - `log_matrix`: the logarithms, shape (n, m); `-inf` is an entry of zero.
-    - `a`, `b`, `solver`, `max_steps`: as in `sinkhorn_knopp`.
+    - `a`, `b`, `solver`, `tolerance`, `max_steps`: as in `sinkhorn_knopp`.
 
     **Returns:** a `ScaledMatrix`; its `matrix` holds the entries, not their logarithms.
 
     **Raises:** as `sinkhorn_knopp`.
     """
     logs = float_array(log_matrix, "log_matrix", "n m")
-    steps = None if max_steps is None else count(max_steps, "max_steps")
-    return _scale_logs(logs, _marginals(logs, a, b), solver, steps)
+    return _scale_logs(logs, _marginals(logs, a, b), _options(solver, tolerance, max_steps))
 
 
 @eqx.filter_jit
 def _scale_entries(
     matrix: Float[Array, "n m"],
     marginals: tuple[Float[Array, " n"], Float[Array, " m"]],
-    solver: AbstractSolver | None,
-    max_steps: Int[Array, ""] | None,
+    options: _Options,
 ) -> ScaledMatrix:
     positive = matrix > 0
     logs = jnp.log(jnp.where(positive, matrix, 1))
     # What is NaN stays so, to be found with all that is not finite.
     logs = jnp.where(positive | jnp.isnan(matrix), logs + 0 * matrix, -jnp.inf)
-    scaled = _scale_logs(logs, marginals, solver, max_steps)
+    scaled = _scale_logs(logs, marginals, options)
     result = RESULTS.where(jnp.any(matrix < 0), RESULTS.negative_entries, scaled.result)
     return eqx.tree_at(lambda scaled: scaled.result, scaled, result)
 
@@ -111,34 +123,59 @@ def _scale_entries(
 def _scale_logs(
     logs: Float[Array, "n m"],
     marginals: tuple[Float[Array, " n"], Float[Array, " m"]],
-    solver: AbstractSolver | None,
-    max_steps: Int[Array, ""] | None,
+    options: _Options,
 ) -> ScaledMatrix:
     a, b = marginals
     problem = EntropicProblem(CostMatrix(-logs), a, b, epsilon=1.0)
-    solution = solve(problem, solver, max_steps=max_steps, throw=False)
+    tolerance = options.tolerance
+    if options.solver is None and tolerance is None and logs.dtype == jnp.float64:
+        tolerance = _fine_tolerance(logs)
+    solution = solve(
+        problem, options.solver, tolerance=tolerance, max_steps=options.max_steps, throw=False
+    )
     matrix = solution.plan.as_matrix()
     r, c = (
         potential + jnp.where(mass > 0, jnp.log(jnp.where(mass > 0, mass, 1)), -jnp.inf)
         for potential, mass in zip(solution.potentials, (a, b), strict=True)
     )
-    result = _with_support(problem, solution, matrix)
+    result = _with_support(logs > -jnp.inf, solution, matrix)
     return ScaledMatrix(matrix, (r, c), result, solution.stats)
 
 
 def _with_support(
-    problem: EntropicProblem, solution: Solution, matrix: Float[Array, "n m"]
+    positive: Bool[Array, "n m"], solution: Solution, matrix: Float[Array, "n m"]
 ) -> RESULTS:
     """The result of the solve, or what the zeros of the matrix say about it."""
-    problem, f, matrix = constant((problem, solution.potentials[0], matrix))
-    a, b, result = problem.a, problem.b, solution.result
-    allowed = (a > 0)[:, None] & (b > 0)[None, :] & (problem.geometry.matrix < jnp.inf)
+    a, b, f, matrix = constant(
+        (solution.problem.a, solution.problem.b, solution.potentials[0], matrix)
+    )
+    result, error = solution.result, solution.stats.marginal_error * jnp.sum(a)
+    allowed = positive & (a > 0)[:, None] & (b > 0)[None, :]
     failed = ~is_invalid(result) & (result != RESULTS.successful)
     infeasible = cond_any(failed, lambda: overfull(allowed, a, b, f), lambda: jnp.array(False))
-    error = solution.stats.marginal_error * jnp.sum(a)
     partial = ~is_invalid(result) & lacks_total_support(allowed, a, b, matrix, error)
     result = RESULTS.where(partial, RESULTS.no_total_support, result)
     return RESULTS.where(failed & infeasible, RESULTS.infeasible, result)
+
+
+def _fine_tolerance(logs: Float[Array, "n m"]) -> Float[Array, ""]:
+    """In double precision sums are as asked for, as far as rounding of logarithms allows."""
+    known = jnp.where(jnp.isfinite(logs), lax.stop_gradient(logs), jnp.nan)
+    spread = jnp.nanmax(known) - jnp.nanmin(known)
+    rounding = 16 * jnp.finfo(logs.dtype).eps * (1 + spread)
+    return jnp.fmin(jnp.fmax(rounding, 1e-12), 1e-2)
+
+
+def _options(
+    solver: AbstractSolver | None,
+    tolerance: ArrayLike | None,
+    max_steps: int | Int[Array, ""] | None,
+) -> _Options:
+    return _Options(
+        solver,
+        optional_positive_number(tolerance, "tolerance"),
+        None if max_steps is None else count(max_steps, "max_steps"),
+    )
 
 
 def _marginals(

@@ -19,6 +19,7 @@ from ._geometry import PointCloud
 from ._operators import TransportPlan
 from ._problem import EntropicProblem
 from ._solve import solve
+from ._solver import DualNewton
 
 
 class _Numbers(eqx.Module):
@@ -238,7 +239,12 @@ def _plan(
     geometry = PointCloud(numbers.standard[:, None], targets[:, None])
     a = numbers.exists.astype(targets.dtype)
     problem = EntropicProblem(geometry, a, masses, epsilon=numbers.epsilon)
-    return solve(problem, throw=False).plan
+    # As far as rounding goes, so that differences between close points are right. Newton's method
+    # is at home here: there may be two or three targets, one of little mass.
+    size = jnp.square(1 + jnp.max(jnp.abs(numbers.standard)))
+    rounding = 0.5 * jnp.finfo(targets.dtype).eps * size / numbers.epsilon
+    tolerance = lax.stop_gradient(jnp.clip(rounding, 1e-12, 1e-3))
+    return solve(problem, DualNewton(tolerance=tolerance), max_steps=200, throw=False).plan
 
 
 def _sent(numbers: _Numbers, plan: TransportPlan, values: Float[Array, " m"]) -> Float[Array, " n"]:
