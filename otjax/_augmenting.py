@@ -116,7 +116,14 @@ def _augment(
     return column_of, v
 
 
-def _shortest_path(cost, row_of, v, start):
+def _shortest_path(
+    cost: Float[Array, "n m"],
+    row_of: Int[Array, " m"],
+    v: Float[Array, " m"],
+    start: Int[Array, ""],
+) -> tuple[
+    Int[Array, ""], Float[Array, ""], Float[Array, " m"], Int[Array, " m"], Bool[Array, " m"]
+]:
     """Dijkstra's algorithm from the row `start` to the nearest column without a row.
 
     **Returns:** that column and its distance, `inf` if there is none; the distance of each column,
@@ -153,7 +160,14 @@ def _shortest_path(cost, row_of, v, start):
     return end, length, distance, before, open_v == -jnp.inf
 
 
-def _move_aside(start, end, before, column_of, row_of, blocked):
+def _move_aside(
+    start: Int[Array, ""],
+    end: Int[Array, ""],
+    before: Int[Array, " m"],
+    column_of: Int[Array, " n"],
+    row_of: Int[Array, " m"],
+    blocked: Bool[Array, ""],
+) -> tuple[Int[Array, " n"], Int[Array, " m"]]:
     """Each row on the path to `end` takes the column after it."""
 
     def unfinished(state):

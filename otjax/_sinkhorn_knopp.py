@@ -187,9 +187,16 @@ def _marginals(
             f"`matrix` must be square if `a` or `b` is left open, got shape {matrix.shape}; pass "
             "both sums, of one total."
         )
-    one = lambda mass, name, size: (
-        jnp.ones((size,), matrix.dtype)
-        if mass is None
-        else float_array(mass, name, "points").astype(matrix.dtype)
-    )
-    return one(a, "a", n), one(b, "b", m)
+    return _sums(a, "a", n, matrix.dtype), _sums(b, "b", m, matrix.dtype)
+
+
+def _sums(sums: ArrayLike | None, name: str, size: int, dtype: jnp.dtype) -> Float[Array, "..."]:
+    if sums is None:
+        return jnp.ones((size,), dtype)
+    array = float_array(sums, name, "sums").astype(dtype)
+    if array.shape != (size,):
+        side = {"a": "row", "b": "column"}[name]
+        raise ValueError(
+            f"`{name}` must have one number for each {side}, shape ({size},), got {array.shape}."
+        )
+    return array
