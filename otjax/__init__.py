@@ -8,6 +8,7 @@ from ._adjoint import (
     ImplicitAdjoint as ImplicitAdjoint,
     UnrolledAdjoint as UnrolledAdjoint,
 )
+from ._assignment import Assignment as Assignment, assignment as assignment
 from ._certificate import Certificate as Certificate, certify as certify
 from ._divergence import divergence as divergence
 from ._exact import ExactSolution as ExactSolution, solve_exact as solve_exact
@@ -39,6 +40,17 @@ from ._reduction import (
 )
 from ._results import RESULTS as RESULTS
 from ._sinkhorn_divergence import sinkhorn_divergence as sinkhorn_divergence
+from ._sinkhorn_knopp import (
+    ScaledMatrix as ScaledMatrix,
+    sinkhorn_knopp as sinkhorn_knopp,
+    sinkhorn_knopp_log as sinkhorn_knopp_log,
+)
+from ._soft_sort import (
+    soft_quantile as soft_quantile,
+    soft_rank as soft_rank,
+    soft_sort as soft_sort,
+    soft_top_k as soft_top_k,
+)
 from ._solution import Solution as Solution, Stats as Stats
 from ._solve import solve as solve
 from ._solver import (

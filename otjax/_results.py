@@ -29,10 +29,6 @@ class RESULTS(eqx.Enumeration):
         "A self-term that was passed as a `Solution` belongs to another `epsilon` than the "
         "divergence. Solve it at the same number, or pass `epsilon=None`."
     )
-    infeasible = (
-        "No plan has these marginals on the pairs that are allowed: some point has no partner. "
-        "Allow more pairs, or give the point mass 0."
-    )
     nonfinite = (
         "The iteration met a number that is not finite; the last finite potentials are returned. "
         "Raise `epsilon`, or use float64."
@@ -56,6 +52,18 @@ class RESULTS(eqx.Enumeration):
         "`rho` must be positive and finite. Pass such a `rho` to `Unbalanced`; for the limit of a "
         "`rho` without bound pass `marginals=otjax.Balanced()`."
     )
+    infeasible = (
+        "No plan meets the constraints: the pairs that are forbidden (by a cost of +inf, or an "
+        "entry of zero) leave too little room for all masses. Allow more pairs."
+    )
+    no_total_support = (
+        "The zeros of the matrix force further entries to zero. The matrix returned is near that "
+        "limit, but its derivatives mean nothing. Set those entries to zero, or no entry at all."
+    )
+    negative_entries = (
+        "The entries of the matrix must not be negative. Pass `jnp.exp` or `jnp.abs` of it, or its "
+        "logarithms to `sinkhorn_knopp_log`."
+    )
 
 
 def is_invalid(result: RESULTS) -> Bool[Array, ""]:
@@ -68,5 +76,6 @@ def is_invalid(result: RESULTS) -> Bool[Array, ""]:
         RESULTS.invalid_rho,
         RESULTS.other_epsilon,
         RESULTS.infeasible,
+        RESULTS.negative_entries,
     )
     return jnp.any(jnp.stack([result == member for member in invalid]))

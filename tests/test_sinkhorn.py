@@ -136,7 +136,9 @@ def test_the_default_tolerance_depends_on_the_dtype():
         problem = make_problem(epsilon=1.0, dtype=dtype)
         default, asked = (run(problem, otjax.Sinkhorn(tolerance=t)) for t in (None, expected))
         assert default.stats.num_steps == asked.stats.num_steps
-        np.testing.assert_array_equal(default.potentials[0], asked.potentials[0])
+        # Two programs, that may round differently.
+        rounding = 16 * jnp.finfo(dtype).eps
+        np.testing.assert_allclose(default.potentials[0], asked.potentials[0], rtol=rounding)
 
 
 def test_what_cannot_be_reached_is_reported():

@@ -71,10 +71,12 @@ class Absorbed(eqx.Module):
 
 
 def _log(product: Float[Array, " n"]) -> Float[Array, " n"]:
-    """The logarithm, no further than the plan carries: where the points that matter to one have
-    next to no mass its product may underflow, which no error tells that counts masses."""
-    drift = DRIFT[product.dtype]
-    return jnp.clip(jnp.log(product), -drift, drift)
+    """The logarithm, or 0 where the product under- or overflows, so that a potential stays where it
+    is: this is where the points that matter to one have next to no mass, and no error that counts
+    masses tells."""
+    tiny = jnp.finfo(product.dtype).tiny
+    lost = (product < tiny) | (product == jnp.inf)
+    return jnp.log(jnp.where(lost, 1, product))
 
 
 class AbstractStep(eqx.Module):
