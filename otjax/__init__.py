@@ -16,6 +16,7 @@ from ._geometry import (
     AbstractPlan as AbstractPlan,
     CostMatrix as CostMatrix,
     PointCloud as PointCloud,
+    Prepared as Prepared,
 )
 from ._ground_cost import (
     AbstractFactoredCost as AbstractFactoredCost,
@@ -30,7 +31,11 @@ from ._marginals import (
     Balanced as Balanced,
     Unbalanced as Unbalanced,
 )
-from ._problem import EntropicProblem as EntropicProblem, Relative as Relative
+from ._problem import (
+    EntropicProblem as EntropicProblem,
+    PreparedProblem as PreparedProblem,
+    Relative as Relative,
+)
 from ._reduction import AbstractEngine as AbstractEngine, Dense as Dense, Streamed as Streamed
 from ._results import RESULTS as RESULTS
 from ._sinkhorn_divergence import sinkhorn_divergence as sinkhorn_divergence
@@ -46,6 +51,7 @@ from ._solver import (
     GeometricAnnealing as GeometricAnnealing,
     LBFGS as LBFGS,
     NoAnnealing as NoAnnealing,
+    Outcome as Outcome,
     Overrelaxation as Overrelaxation,
     Plain as Plain,
     Sinkhorn as Sinkhorn,
