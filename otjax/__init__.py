@@ -36,7 +36,12 @@ from ._problem import (
     PreparedProblem as PreparedProblem,
     Relative as Relative,
 )
-from ._reduction import AbstractEngine as AbstractEngine, Dense as Dense, Streamed as Streamed
+from ._reduction import (
+    AbstractEngine as AbstractEngine,
+    Dense as Dense,
+    Pallas as Pallas,
+    Streamed as Streamed,
+)
 from ._results import RESULTS as RESULTS
 from ._sinkhorn_divergence import sinkhorn_divergence as sinkhorn_divergence
 from ._solution import Solution as Solution, Stats as Stats

@@ -5,9 +5,9 @@ import jax.lax as lax
 import jax.numpy as jnp
 from jaxtyping import Array, ArrayLike, Float
 
-from ._arrays import float_array, float_scalar, positive_number
+from ._arrays import float_array, float_scalar, known_number, positive_number
 from ._geometry import AbstractGeometry
-from ._marginals import AbstractMarginal, Balanced
+from ._marginals import AbstractMarginal, Balanced, Unbalanced
 from ._results import RESULTS
 
 
@@ -134,7 +134,12 @@ class EntropicProblem(eqx.Module):
                 "`marginals` must be `Balanced()`, `Unbalanced(rho)` or a pair of them, got "
                 f"{marginals!r}."
             )
-        self.marginals = pair
+        self.marginals = tuple(
+            Balanced()
+            if isinstance(side, Unbalanced) and known_number(side.rho) == jnp.inf
+            else side
+            for side in pair
+        )
 
     @property
     def T(self) -> "EntropicProblem":

@@ -29,6 +29,10 @@ class RESULTS(eqx.Enumeration):
         "A self-term that was passed as a `Solution` belongs to another `epsilon` than the "
         "divergence. Solve it at the same number, or pass `epsilon=None`."
     )
+    infeasible = (
+        "No plan has these marginals on the pairs that are allowed: some point has no partner. "
+        "Allow more pairs, or give the point mass 0."
+    )
     nonfinite = (
         "The iteration met a number that is not finite; the last finite potentials are returned. "
         "Raise `epsilon`, or use float64."
@@ -48,7 +52,10 @@ class RESULTS(eqx.Enumeration):
     invalid_epsilon = (
         "`epsilon` must be finite and positive, in units of the cost. Pass a positive `epsilon`."
     )
-    invalid_rho = "`rho` must be positive and not NaN. Pass a positive `rho` to `Unbalanced`."
+    invalid_rho = (
+        "`rho` must be positive and finite. Pass such a `rho` to `Unbalanced`; for the limit of a "
+        "`rho` without bound pass `marginals=otjax.Balanced()`."
+    )
 
 
 def is_invalid(result: RESULTS) -> Bool[Array, ""]:
@@ -60,5 +67,6 @@ def is_invalid(result: RESULTS) -> Bool[Array, ""]:
         RESULTS.invalid_epsilon,
         RESULTS.invalid_rho,
         RESULTS.other_epsilon,
+        RESULTS.infeasible,
     )
     return jnp.any(jnp.stack([result == member for member in invalid]))

@@ -140,6 +140,7 @@ def test_labels_that_are_no_classes_are_refused(scripts, tmp_path, capsys):
     assert not (tmp_path / "out").exists()
 
 
+@pytest.mark.slow
 def test_image_gan_plays_the_other_games_on_an_idx_file(scripts, tmp_path, traces, capsys):
     rng = np.random.default_rng(0)
     images, labels = rng.integers(0, 256, (60, 8, 8), np.uint8), np.arange(60, dtype=np.uint8) % 2

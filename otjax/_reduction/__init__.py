@@ -6,5 +6,6 @@ from ._pairs import (
     Pairs as Pairs,
     without_infinities as without_infinities,
 )
+from ._pallas import Pallas as Pallas
 from ._rows import by_platform as by_platform, fold_rows as fold_rows, map_rows as map_rows
 from ._streamed import Dense as Dense, softmin_rows as softmin_rows, Streamed as Streamed

@@ -134,6 +134,8 @@ class AbstractAbsorbedSolver(AbstractSolver):
             epsilon, problem.epsilon, tolerance_or_default(self.tolerance, floor)
         )
 
+        settled = _settled(problem.a, row, current.marginals[0].share(f), tolerance)
+        settled &= _settled(problem.b, column, current.marginals[1].share(g), tolerance)
         # What this look tells; -1 is that there is something to do with this plan.
         seen = jnp.asarray(-1, jnp.int32)
         for holds, ending in (
@@ -142,6 +144,8 @@ class AbstractAbsorbedSolver(AbstractSolver):
             (at_end & (num_steps >= limit), Ending.EXHAUSTED),
             (state.look, state.ending),
             ((error <= tolerance) & ((num_steps > 0) | ~at_end), Ending.CONFIRMED),
+            # No error tells of points of next to no mass: a log-sum-exp settles them.
+            ((error <= tolerance) & at_end & ~settled & (num_steps < limit), Ending.OUT_OF_RANGE),
             (~finite, Ending.NOT_FINITE),
         ):
             seen = jnp.where(holds, ending, seen)
@@ -271,6 +275,17 @@ def _verdict(ending: Int[Array, ""], resolved: Bool[Array, ""]) -> RESULTS:
     result = RESULTS.where(resolved, result, RESULTS.unresolved_epsilon)
     result = RESULTS.where(ending == Ending.NOT_FINITE, RESULTS.nonfinite, result)
     return RESULTS.where(ending == Ending.UNFIT, RESULTS.not_symmetric, result)
+
+
+def _settled(
+    masses: Float[Array, " n"],
+    sums: Float[Array, " n"],
+    share: Float[Array, " n"],
+    tolerance: Float[Array, ""],
+) -> Bool[Array, ""]:
+    """Whether sums are about what they should be at points whose masses are too small to count."""
+    negligible = (masses > 0) & (masses < 1e-3 * tolerance / masses.shape[0] * jnp.sum(masses))
+    return ~jnp.any(negligible & ~(jnp.abs(sums - share) <= 0.1 * share))
 
 
 def _in_range(row: Float[Array, " n"], column: Float[Array, " m"]) -> Bool[Array, ""]:
