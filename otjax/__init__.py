@@ -17,6 +17,7 @@ from ._geometry import (
     AbstractPlan as AbstractPlan,
     CostMatrix as CostMatrix,
     PointCloud as PointCloud,
+    Prepared as Prepared,
 )
 from ._ground_cost import (
     AbstractFactoredCost as AbstractFactoredCost,
@@ -31,7 +32,11 @@ from ._marginals import (
     Balanced as Balanced,
     Unbalanced as Unbalanced,
 )
-from ._problem import EntropicProblem as EntropicProblem, Relative as Relative
+from ._problem import (
+    EntropicProblem as EntropicProblem,
+    PreparedProblem as PreparedProblem,
+    Relative as Relative,
+)
 from ._reduction import (
     AbstractEngine as AbstractEngine,
     Dense as Dense,
@@ -63,6 +68,7 @@ from ._solver import (
     GeometricAnnealing as GeometricAnnealing,
     LBFGS as LBFGS,
     NoAnnealing as NoAnnealing,
+    Outcome as Outcome,
     Overrelaxation as Overrelaxation,
     Plain as Plain,
     Sinkhorn as Sinkhorn,
