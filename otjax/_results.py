@@ -35,3 +35,11 @@ class RESULTS(eqx.Enumeration):
         "`epsilon` must be finite and positive, in units of the cost. Pass a positive `epsilon`."
     )
     invalid_rho = "`rho` must be positive and not NaN. Pass a positive `rho` to `Unbalanced`."
+    nonfinite_path = (
+        "A path along the velocity met a number that is not finite. Raise `num_steps`, or look at "
+        "the velocity: it may grow without bound near the ends."
+    )
+    no_descent = (
+        "No step along the gradient lowers the objective any more, short of `tolerance`. Raise "
+        "`tolerance`, make the objective more accurate, or use float64."
+    )

@@ -20,3 +20,18 @@ from ._pairs import (
     Pairs as Pairs,
     Rows as Rows,
 )
+from ._gaussian_bridge import GaussianBridge as GaussianBridge
+from ._integrate import (
+    AbstractTrace as AbstractTrace,
+    ExactTrace as ExactTrace,
+    Flow as Flow,
+    Hutchinson as Hutchinson,
+    integrate as integrate,
+    reflow as reflow,
+)
+from ._runge_kutta import (
+    AbstractRungeKutta as AbstractRungeKutta,
+    Euler as Euler,
+    Heun as Heun,
+    RK4 as RK4,
+)
