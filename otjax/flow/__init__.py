@@ -1,5 +1,9 @@
 """The dynamic picture: velocities, flows and particles that carry one measure to another."""
 
+from ._benamou_brenier import (
+    benamou_brenier as benamou_brenier,
+    DynamicSolution as DynamicSolution,
+)
 from ._coupling import (
     AbstractCoupling as AbstractCoupling,
     Conditional as Conditional,
@@ -14,13 +18,24 @@ from ._interpolant import (
     Trigonometric as Trigonometric,
 )
 from ._matching import velocity_loss as velocity_loss
+from ._mean_shift import MeanShift as MeanShift
 from ._pairs import (
     AbstractDraw as AbstractDraw,
     Assignment as Assignment,
     Pairs as Pairs,
     Rows as Rows,
 )
+from ._drift import (
+    AbstractDrift as AbstractDrift,
+    Drift as Drift,
+    drift_loss as drift_loss,
+    DriftSolutions as DriftSolutions,
+)
 from ._gaussian_bridge import GaussianBridge as GaussianBridge
+from ._gradient_flow import (
+    gradient_flow as gradient_flow,
+    GradientFlow as GradientFlow,
+)
 from ._integrate import (
     AbstractTrace as AbstractTrace,
     ExactTrace as ExactTrace,
@@ -35,3 +50,4 @@ from ._runge_kutta import (
     Heun as Heun,
     RK4 as RK4,
 )
+from ._sinkhorn_drift import SinkhornDrift as SinkhornDrift
