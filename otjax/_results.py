@@ -43,3 +43,4 @@ class RESULTS(eqx.Enumeration):
         "No step along the gradient lowers the objective any more, short of `tolerance`. Raise "
         "`tolerance`, make the objective more accurate, or use float64."
     )
+    invalid_growth = "`growth` must be finite and positive, a length. Pass a positive `growth`."

@@ -44,6 +44,9 @@ def test_the_bridge_between_shifted_standard_gaussians():
     mean, joint = bridge.joint
     np.testing.assert_allclose(mean, [-0.5, 1.0, 0.5, -1.0])
     np.testing.assert_allclose(joint[0, 2], (np.sqrt(4 + sigma**4) - sigma**2) / 2)
+    mean, cov = a.astype(jnp.float32), jnp.eye(2, dtype=jnp.float32)
+    single = flow.GaussianBridge(mean, cov, mean, cov, sigma=sigma)
+    assert single.covariance(0.3).dtype == single.velocity(0.3, a).dtype == jnp.float32
 
 
 @given(seed=st.integers(0, 1000), sigma=st.floats(0.1, 3))
@@ -53,7 +56,9 @@ def test_the_joint_law_of_the_bridge_is_that_of_the_entropic_plan(seed, sigma):
     d, covs = 3, (spread(seed, 3), spread(seed + 1, 3))
     bridge = flow.GaussianBridge(jnp.zeros(d), covs[0], jnp.ones(d), covs[1], sigma=sigma)
     precision = np.linalg.inv(bridge.joint[1])
-    np.testing.assert_allclose(precision[:d, d:], -np.eye(d) / sigma**2, rtol=1e-6, atol=1e-9 / sigma**4)
+    np.testing.assert_allclose(
+        precision[:d, d:], -np.eye(d) / sigma**2, rtol=1e-6, atol=1e-9 / sigma**4
+    )
     assert np.all(np.linalg.eigvalsh(bridge.joint[1]) > 0)
 
 
@@ -230,7 +235,9 @@ def test_each_sample_has_its_condition_dtype_and_status():
         trace=flow.ExactTrace(),
     )  # fmt: skip
     np.testing.assert_allclose(solution.samples, [[1, 1], [2, 2], [3, 3]])
-    floats = [leaf for leaf in jax.tree.leaves(solution) if jnp.issubdtype(leaf.dtype, jnp.floating)]
+    floats = [
+        leaf for leaf in jax.tree.leaves(solution) if jnp.issubdtype(leaf.dtype, jnp.floating)
+    ]
     assert all(leaf.dtype == jnp.float32 for leaf in floats)
     explode = flow.integrate(lambda t, x: 1e30 * x * x, x0, num_steps=4)
     assert explode.result == otjax.RESULTS.nonfinite_path
@@ -238,7 +245,13 @@ def test_each_sample_has_its_condition_dtype_and_status():
     assert broken.result == otjax.RESULTS.nonfinite_input
 
 
-def test_one_trace_for_new_numbers():
+def test_one_trace_for_new_numbers_eager_or_not():
+    seen = []
+    velocity = lambda t, x: seen.append(None) or x
+    for end in (0.5, 0.7, 0.9):
+        flow.integrate(velocity, jnp.ones((2, 1)), solver=flow.Euler(), end=end)
+    assert len(seen) == 1
+
     @jax.jit
     @eqx.debug.assert_max_traces(max_traces=1)
     def run(x0, end):

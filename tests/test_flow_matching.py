@@ -51,7 +51,7 @@ def law_of(x0, x1, epsilon, solver):
 
 
 def test_rows_are_drawn_from_the_plan_whose_error_is_told():
-    x0, x1 = clouds(4, 3, shift=100.0)  # the shift neither blurs the plan nor moves it
+    x0, x1 = clouds(4, 3, shift=5.0)  # the shift neither blurs the plan nor moves it
     costs, draws = squared_distances(x0, x1), {}
     for name, solver in (("fine", FINE), ("loose", LOOSE)):
         coupling, law = flow.Minibatch(solver, epsilon=0.3), law_of(x0, x1, 0.3, solver)
@@ -64,11 +64,12 @@ def test_rows_are_drawn_from_the_plan_whose_error_is_told():
         draws[name] = jax.tree.map(lambda leaf: leaf[0], draw)
         error = np.abs(law.mean(axis=0) - 1 / 3).sum()
         np.testing.assert_allclose(draws[name].marginal_error, error, rtol=1e-6, atol=1e-12)
-        relative = np.mean((law * costs).sum(axis=1)) / costs.mean()
-        np.testing.assert_allclose(draws[name].relative_cost, relative)
         entropy = -np.mean(np.sum(law * np.log(law), axis=1)) / np.log(3)
         np.testing.assert_allclose(draws[name].entropy, entropy, rtol=1e-6)
-    assert draws["fine"].marginal_error < 1e-9 < 0.01 < draws["loose"].marginal_error
+    relative = np.mean((law_of(x0, x1, 0.3, FINE) * costs).sum(axis=1)) / costs.mean()
+    np.testing.assert_allclose(draws["fine"].relative_cost, relative)
+    assert relative < 0.99
+    assert draws["fine"].marginal_error < 1e-9 < 1e-3 < draws["loose"].marginal_error
     assert draws["fine"].result == otjax.RESULTS.successful
 
 

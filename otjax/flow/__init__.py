@@ -11,20 +11,6 @@ from ._coupling import (
     Minibatch as Minibatch,
     Paired as Paired,
 )
-from ._interpolant import (
-    AbstractInterpolant as AbstractInterpolant,
-    BrownianBridge as BrownianBridge,
-    Linear as Linear,
-    Trigonometric as Trigonometric,
-)
-from ._matching import velocity_loss as velocity_loss
-from ._mean_shift import MeanShift as MeanShift
-from ._pairs import (
-    AbstractDraw as AbstractDraw,
-    Assignment as Assignment,
-    Pairs as Pairs,
-    Rows as Rows,
-)
 from ._drift import (
     AbstractDrift as AbstractDrift,
     Drift as Drift,
@@ -43,6 +29,20 @@ from ._integrate import (
     Hutchinson as Hutchinson,
     integrate as integrate,
     reflow as reflow,
+)
+from ._interpolant import (
+    AbstractInterpolant as AbstractInterpolant,
+    BrownianBridge as BrownianBridge,
+    Linear as Linear,
+    Trigonometric as Trigonometric,
+)
+from ._matching import velocity_loss as velocity_loss
+from ._mean_shift import MeanShift as MeanShift
+from ._pairs import (
+    AbstractDraw as AbstractDraw,
+    Assignment as Assignment,
+    Pairs as Pairs,
+    Rows as Rows,
 )
 from ._runge_kutta import (
     AbstractRungeKutta as AbstractRungeKutta,

@@ -9,9 +9,9 @@ import jax.numpy as jnp
 import jax.random as jr
 from jaxtyping import Array, ArrayLike, Float
 
-from .._arrays import constant, known_number, positive_number
+from .._arrays import constant, positive_number
 from .._geometry import CostMatrix
-from .._ground_cost import AbstractGroundCost, GroundCost, pairwise, SqEuclidean
+from .._ground_cost import GroundCost, pairwise, SqEuclidean
 from .._problem import EntropicProblem
 from .._results import RESULTS
 from .._solve import solve
@@ -134,9 +134,7 @@ class Minibatch(AbstractCoupling):
         costs, shift = self._costs(x0, x1)
         return self._drawn(key, costs, shift, costs)
 
-    def _costs(
-        self, x0: ArrayLike, x1: ArrayLike
-    ) -> tuple[Float[Array, "n m"], Float[Array, ""]]:
+    def _costs(self, x0: ArrayLike, x1: ArrayLike) -> tuple[Float[Array, "n m"], Float[Array, ""]]:
         """The costs, and a constant that was left out of them."""
         x0, x1 = constant(tuple(map(vectors, two_batches(x0, x1, ("x0", "x1")))))
         shift = jnp.zeros((), x0.dtype)

@@ -157,14 +157,14 @@ def drift_loss(
         raise ValueError(f"`init` must be the `Drift` of an earlier step, got {init!r}.")
     samples = batch(jax.vmap(generator)(batch(latents, "latents")), "generator(latent)")
     samples, data = two_batches(samples, data, ("generator(latent)", "data"))
-    here = lax.stop_gradient(samples)
-    if has_aux or init is not None:
-        found = drift.evaluate(here, data, init)
-        field = found.field
-    else:
-        found, field = None, drift(here, data)
-    valid = all_finite(samples, data)
-    samples, field = cleaned(samples, valid), cleaned(field, valid)
-    residual = samples - lax.stop_gradient(samples + field)
-    loss = nan_unless(valid, jnp.sum(jnp.square(residual)) / len(samples))
-    return (loss, found) if has_aux else loss
+    here, valid = lax.stop_gradient(samples), all_finite(samples, data)
+    samples = cleaned(samples, valid)
+
+    def loss(field: Float[Array, "n ..."]) -> Float[Array, ""]:
+        residual = samples - lax.stop_gradient(samples + cleaned(field, valid))
+        return nan_unless(valid, jnp.sum(jnp.square(residual)) / len(samples))
+
+    if not has_aux and init is None:
+        return loss(drift(here, data))  # nothing but the field is computed
+    found = drift.evaluate(here, data, init)
+    return (loss(found.field), found) if has_aux else loss(found.field)

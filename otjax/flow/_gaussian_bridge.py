@@ -65,7 +65,6 @@ class GaussianBridge(eqx.Module):
         self.cross = _cross_covariance(self.cov_a, self.cov_b, self.sigma)
 
     @property
-    @eqx.filter_jit
     def joint(self) -> tuple[Float[Array, " dd"], Float[Array, "dd dd"]]:
         """The mean and the covariance of start and end together, shapes (2 d,) and (2 d, 2 d)."""
         rows = [[self.cov_a, self.cross], [self.cross.T, self.cov_b]]
@@ -73,28 +72,40 @@ class GaussianBridge(eqx.Module):
 
     def mean(self, t: ArrayLike) -> Vector:
         """The mean at a time from 0 to 1, shape (d,)."""
-        t = float_scalar(t, "t", self.mean_a.dtype)
-        return (1 - t) * self.mean_a + t * self.mean_b
+        return _mean(self, float_scalar(t, "t", self.mean_a.dtype))
 
-    @eqx.filter_jit
     def covariance(self, t: ArrayLike) -> Matrix:
         """The covariance at a time from 0 to 1, shape (d, d)."""
-        t = float_scalar(t, "t", self.mean_a.dtype)
-        mixed = self.cross + self.cross.T + jnp.square(self.sigma) * jnp.eye(*self.cov_a.shape)
-        return jnp.square(1 - t) * self.cov_a + jnp.square(t) * self.cov_b + t * (1 - t) * mixed
+        return _covariance(self, float_scalar(t, "t", self.mean_a.dtype))
 
-    @eqx.filter_jit
     def velocity(self, t: ArrayLike, x: ArrayLike) -> Vector:
         """The velocity at time `t` and point `x`, shape (d,), of the flow that has the marginals of
         the bridge: what `velocity_loss` is least at, with `BrownianBridge(sigma)` and ends drawn
         from `joint`."""
-        t = float_scalar(t, "t", self.mean_a.dtype)
-        # The covariance of (x_1 - x_0 + the noise's own velocity) with x_t.
-        of_velocity = (1 - t) * (self.cross.T - self.cov_a) + t * (self.cov_b - self.cross)
-        noise = 0.5 * jnp.square(self.sigma) * (1 - 2 * t) * jnp.eye(*self.cov_a.shape)
-        centred = float_array(x, "x", "d").astype(t.dtype) - self.mean(t)
-        standard = jnp.linalg.solve(self.covariance(t), centred)
-        return self.mean_b - self.mean_a + _product(of_velocity + noise, standard)
+        dtype = self.mean_a.dtype
+        return _velocity(self, float_scalar(t, "t", dtype), float_array(x, "x", "d").astype(dtype))
+
+
+@eqx.filter_jit
+def _mean(bridge: GaussianBridge, t: Float[Array, ""]) -> Vector:
+    return (1 - t) * bridge.mean_a + t * bridge.mean_b
+
+
+@eqx.filter_jit
+def _covariance(bridge: GaussianBridge, t: Float[Array, ""]) -> Matrix:
+    cross, variance = bridge.cross, jnp.square(bridge.sigma)
+    mixed = cross + cross.T + variance * jnp.eye(len(cross), dtype=t.dtype)
+    return jnp.square(1 - t) * bridge.cov_a + jnp.square(t) * bridge.cov_b + t * (1 - t) * mixed
+
+
+@eqx.filter_jit
+def _velocity(bridge: GaussianBridge, t: Float[Array, ""], x: Vector) -> Vector:
+    cross, variance = bridge.cross, jnp.square(bridge.sigma)
+    # The covariance of (x_1 - x_0 + the noise's own velocity) with x_t.
+    of_ends = (1 - t) * (cross.T - bridge.cov_a) + t * (bridge.cov_b - cross)
+    of_noise = 0.5 * variance * (1 - 2 * t) * jnp.eye(len(cross), dtype=t.dtype)
+    standard = jnp.linalg.solve(_covariance(bridge, t), x - _mean(bridge, t))
+    return bridge.mean_b - bridge.mean_a + _product(of_ends + of_noise, standard)
 
 
 def _product(left: Array, right: Array) -> Array:

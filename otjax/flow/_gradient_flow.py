@@ -54,7 +54,6 @@ class _State(eqx.Module):
     num_steps: Int[Array, ""]
 
 
-@eqx.filter_jit
 def gradient_flow(
     objective: Objective,
     x: ArrayLike,
@@ -95,9 +94,21 @@ def gradient_flow(
         raise ValueError(f"`objective` must be a callable of the particles, got {objective!r}.")
     if not isinstance(max_steps, int) or max_steps < 1:
         raise ValueError(f"`max_steps` must be a whole number, at least 1, got {max_steps!r}.")
-    masses = _shares(a, x)
-    tolerance = positive_number(tolerance, "tolerance").astype(x.dtype)
-    start = _at(objective, x, masses, positive_number(step_size, "step_size").astype(x.dtype))
+    numbers = (("step_size", step_size), ("tolerance", tolerance))
+    settings = (positive_number(number, name, x.dtype) for name, number in numbers)
+    return _flow(objective, x, _shares(a, x), *settings, max_steps)
+
+
+@eqx.filter_jit
+def _flow(
+    objective: Objective,
+    x: Float[Array, "n ..."],
+    masses: Float[Array, " n"],
+    step_size: Float[Array, ""],
+    tolerance: Float[Array, ""],
+    max_steps: int,
+) -> GradientFlow:
+    start = _at(objective, x, masses, step_size)
 
     def finished(state: _State) -> Bool[Array, ""]:
         reached = state.norm <= tolerance * start.norm
@@ -151,7 +162,9 @@ def _at(
     squares = jnp.sum(jnp.square(vectors(velocity)), axis=1)
     mean = jnp.sum(masses * squares) / jnp.sum(masses)
     positive = mean > 0
-    norm = jnp.where(positive, jnp.sqrt(jnp.where(positive, mean, 1)), jnp.where(mean == 0, 0, mean))
+    norm = jnp.where(
+        positive, jnp.sqrt(jnp.where(positive, mean, 1)), jnp.where(mean == 0, 0, mean)
+    )
     zero, none = jnp.zeros((), x.dtype), jnp.zeros((), jnp.int32)
     return _State(x, value, velocity, norm, step, zero, none, none)
 

@@ -80,7 +80,6 @@ class Flow(eqx.Module):
     result: RESULTS
 
 
-@eqx.filter_jit
 def integrate(
     velocity: Velocity,
     x0: ArrayLike,
@@ -119,24 +118,39 @@ def integrate(
         raise ValueError(f"`num_steps` must be a whole number, at least 1, got {num_steps!r}.")
     if trace is not None and not isinstance(trace, AbstractTrace):
         raise ValueError(f"`trace` must be `ExactTrace()` or `Hutchinson(key)`, got {trace!r}.")
-    conditions = () if condition is None else (jnp.asarray(condition),)
-    if any(one.ndim == 0 or len(one) != len(x0) for one in conditions):
-        raise ValueError(
-            f"`condition` must have one entry for each sample, axes ({len(x0)}, ...), got shape "
-            f"{conditions[0].shape}."
-        )
+    conditions: tuple[Array, ...] = () if condition is None else (jnp.asarray(condition),)
+    for one in conditions:
+        if one.ndim == 0 or len(one) != len(x0):
+            raise ValueError(
+                f"`condition` must have one entry for each sample, axes ({len(x0)}, ...), got "
+                f"shape {one.shape}."
+            )
     start, end = (float_scalar(t, n, x0.dtype) for t, n in ((start, "start"), (end, "end")))
+    return _integrate(velocity, x0, conditions, solver, num_steps, (start, end), trace)
+
+
+@eqx.filter_jit
+def _integrate(
+    velocity: Velocity,
+    x0: Float[Array, "n ..."],
+    conditions: tuple[Array, ...],
+    solver: AbstractRungeKutta,
+    num_steps: int,
+    times: tuple[Float[Array, ""], Float[Array, ""]],
+    trace: AbstractTrace | None,
+) -> Flow:
+    start, end = times
     step, duration = (end - start) / num_steps, jnp.abs(end - start)
     velocities = jax.vmap(checked_velocity(velocity), in_axes=(None, 0, *(0 for _ in conditions)))
-    directions = () if trace is None else (trace.directions(x0),)
+    directions = None if trace is None else trace.directions(x0)
 
     def rate(t: Array, state: tuple[Array, ...]) -> tuple[Array, ...]:
         """The derivatives of positions, of energy, and of volume if it is asked for."""
         field = lambda x: velocities(t, x, *conditions)
-        if trace is None:
+        if directions is None:
             v, volume = field(state[0]), ()
         else:
-            v, volume = _with_divergence(field, state[0], directions[0])
+            v, volume = _with_divergence(field, state[0], directions)
         return v, jnp.sum(jnp.square(v)) / len(v), *volume
 
     @jax.checkpoint
@@ -216,8 +230,6 @@ def reflow(
 
     **Raises:** `ValueError`, as `integrate` does.
     """
-    flow = constant(
-        integrate(velocity, x0, condition, solver=solver, num_steps=num_steps)
-    )
+    flow = constant(integrate(velocity, x0, condition, solver=solver, num_steps=num_steps))
     pairs = constant(batch(x0, "x0")), flow.samples
     return (pairs, flow) if has_aux else pairs

@@ -44,8 +44,8 @@ class MeanShift(AbstractDrift):
         - `temperatures`: the $\tau$, as fractions of the mean cost between samples and data; one
             number or several, shape (k,).
         - `cost`: of the kernel. `Euclidean()` makes it Laplace's, `SqEuclidean()` Gauss's.
-        - `normalised`: whether each temperature is brought to one size. Otherwise the field vanishes
-            as the samples approach the data, and cold temperatures with it.
+        - `normalised`: whether each temperature is brought to one size. Otherwise the field
+            vanishes as the samples approach the data, and cold temperatures with it.
         """
         if not callable(cost):
             raise ValueError(f"`cost` must be a ground cost such as `Euclidean()`, got {cost!r}.")

@@ -34,7 +34,9 @@ class SinkhornDrift(AbstractDrift):
     epsilon: Float[Array, " k"]
     solver: AbstractSolver
 
-    def __init__(self, epsilon: ArrayLike | tuple[float, ...], *, solver: AbstractSolver = Sinkhorn()):
+    def __init__(
+        self, epsilon: ArrayLike | tuple[float, ...], *, solver: AbstractSolver = Sinkhorn()
+    ):
         """**Arguments:**
 
         - `epsilon`: the regularisation, positive, in the squared unit of the samples. Below it the
@@ -50,13 +52,13 @@ class SinkhornDrift(AbstractDrift):
     @eqx.filter_jit
     def __call__(self, x: ArrayLike, y: ArrayLike) -> Float[Array, "n ..."]:
         samples, data = constant(two_batches(x, y, ("x", "y")))
-        fields, _ = self._fields(*_centred(samples, data), None)
+        fields, _ = self._fields(vectors(samples), vectors(data), None)
         return jnp.mean(fields, axis=0).reshape(samples.shape)
 
     @eqx.filter_jit
     def evaluate(self, x: ArrayLike, y: ArrayLike, init: Drift | None = None) -> Drift:
         samples, data = constant(two_batches(x, y, ("x", "y")))
-        x, y = _centred(samples, data)
+        x, y = vectors(samples), vectors(data)
         fields, solutions = self._fields(x, y, None if init is None else init.solutions)
         field = jnp.mean(fields, axis=0)
         sharpest = jnp.argmin(self.epsilon)
@@ -75,6 +77,8 @@ class SinkhornDrift(AbstractDrift):
         self, x: Float[Array, "n d"], y: Float[Array, "m d"], warm: DriftSolutions | None
     ) -> tuple[Float[Array, "k n d"], DriftSolutions]:
         symmetric = self.solver.symmetric()
+        # So that differences of maps do not cancel far from the origin.
+        centre = jnp.mean(y, axis=0, keepdims=True)
 
         def at(given: tuple[Float[Array, ""], DriftSolutions | None]):
             epsilon, warm = given
@@ -82,20 +86,11 @@ class SinkhornDrift(AbstractDrift):
             solutions = DriftSolutions(
                 _solved(x, y, epsilon, self.solver, xy), _solved(x, x, epsilon, symmetric, xx)
             )
-            return _map(solutions.xy, x, y) - _map(solutions.xx, x, x), solutions
+            to_data = _map(solutions.xy, x - centre, y - centre)
+            return to_data - _map(solutions.xx, x - centre, x - centre), solutions
 
         # One after the other, so that the matrices of one temperature exist at a time.
         return lax.map(at, (constant(self.epsilon).astype(x.dtype), warm))
-
-
-def _centred(
-    samples: Float[Array, "n ..."], data: Float[Array, "m ..."]
-) -> tuple[Float[Array, "n d"], Float[Array, "m d"]]:
-    """As vectors, about the mean of the data, so that differences of maps do not cancel far from
-    the origin."""
-    x, y = vectors(samples), vectors(data)
-    centre = jnp.mean(y, axis=0, keepdims=True)
-    return x - centre, y - centre
 
 
 def _solved(
@@ -112,7 +107,7 @@ def _solved(
 
 
 def _map(solution: Solution, x: Float[Array, "n d"], y: Float[Array, "m d"]) -> Array:
-    """Where the plan sends each of its own points on average."""
+    """Where the plan sends each of its own points on average, about any origin."""
     columns = jnp.concatenate([y, jnp.ones_like(y[:, :1])], axis=1)
     sums = jax.vmap(solution.plan.mv, in_axes=1, out_axes=1)(columns)
     positive = sums[:, -1:] > 0

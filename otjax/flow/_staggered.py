@@ -10,7 +10,7 @@ from typing import NamedTuple
 import jax.lax as lax
 import jax.numpy as jnp
 from jax.scipy.fft import dctn, idctn
-from jaxtyping import Array, Float
+from jaxtyping import Array, Bool, Float
 
 
 class Fields(NamedTuple):
@@ -97,13 +97,17 @@ class StaggeredGrid(NamedTuple):
         """The nearest fields that satisfy the continuity equation."""
         correction = self.flux(self.poisson(self.imbalance(faces)))
         momenta = tuple(m - c for m, c in zip(faces.momenta, correction.momenta, strict=True))
-        source = None if self.growth is None else faces.source - correction.source
+        source = None
+        if faces.source is not None and correction.source is not None:
+            source = faces.source - correction.source
         return Fields(faces.density - correction.density, momenta, source)
 
-    def densities(self, faces: Fields) -> Float[Array, "..."]:
-        """The densities at all times, those of the ends included; not negative, of the same masses."""
+    def densities(self, faces: Fields, closed: Bool[Array, "..."] | None) -> Float[Array, "..."]:
+        """The densities at all times, those of the ends included: not negative, nothing in closed
+        cells, and of the same masses."""
         whole = self._with_ends(faces.density)
-        positive = jnp.maximum(whole, 0)
+        allowed = whole > 0 if closed is None else (whole > 0) & ~closed[None]
+        positive = jnp.where(allowed, whole, 0)
         axes = tuple(range(1, whole.ndim))
         masses, with_excess = (
             jnp.sum(density, axis=axes, keepdims=True) for density in (whole, positive)
@@ -117,7 +121,9 @@ class StaggeredGrid(NamedTuple):
         total = self.num_intervals * jnp.diff(whole, axis=0)
         for axis, momentum in enumerate(faces.momenta, 1):
             total = total + self.shape[axis] * jnp.diff(_walled(momentum, axis), axis=axis)
-        return total if faces.source is None else total - faces.source / self.growth
+        if faces.source is None or self.growth is None:
+            return total
+        return total - faces.source / self.growth
 
 
 def _walled(momentum: Float[Array, "..."], axis: int) -> Float[Array, "..."]:
