@@ -2,7 +2,7 @@
 
 import importlib.metadata
 
-from . import gan as gan, nn as nn
+from . import flow as flow, gan as gan, nn as nn
 from ._adjoint import (
     AbstractAdjoint as AbstractAdjoint,
     ImplicitAdjoint as ImplicitAdjoint,

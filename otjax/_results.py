@@ -64,6 +64,15 @@ class RESULTS(eqx.Enumeration):
         "The entries of the matrix must not be negative. Pass `jnp.exp` or `jnp.abs` of it, or its "
         "logarithms to `sinkhorn_knopp_log`."
     )
+    nonfinite_path = (
+        "A path along the velocity met a number that is not finite. Raise `num_steps`, or look at "
+        "the velocity: it may grow without bound near the ends."
+    )
+    no_descent = (
+        "No step along the gradient lowers the objective any more, short of `tolerance`. Raise "
+        "`tolerance`, make the objective more accurate, or use float64."
+    )
+    invalid_growth = "`growth` must be finite and positive, a length. Pass a positive `growth`."
 
 
 def is_invalid(result: RESULTS) -> Bool[Array, ""]:

@@ -24,7 +24,12 @@ MODULES = sorted(
 )
 PUBLIC = {
     prefix + name: value
-    for prefix, namespace in {"": otjax, "gan.": otjax.gan, "nn.": otjax.nn}.items()
+    for prefix, namespace in {
+        "": otjax,
+        "flow.": otjax.flow,
+        "gan.": otjax.gan,
+        "nn.": otjax.nn,
+    }.items()
     for name, value in sorted(vars(namespace).items())
     if not name.startswith("_") and not inspect.ismodule(value)
 }
