@@ -60,7 +60,7 @@ SOLVERS: dict[str, otjax.AbstractSolver] = {
     "Sinkhorn": otjax.Sinkhorn(tolerance=TOLERANCE),
     "DualNewton": otjax.DualNewton(tolerance=TOLERANCE),
 }
-BUDGETS = {"dense": math.inf, "streamed": 0.0}
+ENGINES: dict[str, otjax.AbstractEngine] = {"dense": otjax.Dense(), "streamed": otjax.Streamed()}
 # No timing is repeated once its runs have taken this long together, in seconds.
 ENOUGH = 10.0
 
@@ -106,20 +106,20 @@ def precision(scale: Scale) -> Iterator[Record]:
     vector = np.random.default_rng(1).normal(size=384).astype(np.float32)
 
     @eqx.filter_jit
-    def products(x, y, vector, budget):
-        problem = otjax.EntropicProblem(otjax.PointCloud(x, y, budget=budget), epsilon=epsilon)
+    def products(x, y, vector, engine):
+        problem = otjax.EntropicProblem(otjax.PointCloud(x, y, engine=engine), epsilon=epsilon)
         plan = otjax.solve(problem, throw=False).plan
         product = plan.mv(vector)
         return plan.as_matrix(), product, plan.T.mv(product)
 
-    for engine, budget in BUDGETS.items():
-        matrix, product, pulled = products(x, y, vector, budget)
+    for name, engine in ENGINES.items():
+        matrix, product, pulled = products(x, y, vector, engine)
         matrix = np.asarray(matrix, np.float64)
         errors = {
             "mv": relative(product, matrix @ vector),
             "T.mv": relative(pulled, matrix.T @ np.asarray(product, np.float64)),
         }
-        yield close(f"precision: plan products, {engine}", errors, {"mv": 1e-5, "T.mv": 1e-5})
+        yield close(f"precision: plan products, {name}", errors, {"mv": 1e-5, "T.mv": 1e-5})
 
 
 @part
@@ -127,12 +127,12 @@ def solutions(scale: Scale) -> Iterator[Record]:
     """Values, potentials and first derivatives, dense and streamed, balanced and not."""
 
     @eqx.filter_jit
-    def solved(x, y, a, b, epsilon, rho, budget):
+    def solved(x, y, a, b, epsilon, rho, engine):
         def value(x, a, epsilon, rho):
-            geometry = otjax.PointCloud(x, y, budget=budget)
+            geometry = otjax.PointCloud(x, y, engine=engine)
             side = otjax.Balanced() if rho is None else otjax.Unbalanced(rho)
             problem = otjax.EntropicProblem(geometry, a, b, epsilon=epsilon, marginals=side)
-            solution = otjax.solve(problem, otjax.Sinkhorn(tolerance=2e-5), throw=False)
+            solution = otjax.solve(problem, tolerance=2e-5, throw=False)
             return solution.value, solution
 
         inputs = (0, 1, 2) if rho is None else (0, 1, 2, 3)
@@ -156,13 +156,13 @@ def solutions(scale: Scale) -> Iterator[Record]:
         for rho in (math.inf, mean) if d == 2 else (math.inf,):
             for epsilon in (0.05 * mean, 0.01 * mean):
                 expected = truth(x, y, a, b, epsilon, rho)
-                for engine, budget in BUDGETS.items():
+                for name, engine in ENGINES.items():
                     a32, b32 = jnp.asarray(a, jnp.float32), jnp.asarray(b, jnp.float32)
                     traced_rho = None if math.isinf(rho) else jnp.float32(rho)
-                    got = solved(x, y, a32, b32, jnp.float32(epsilon), traced_rho, budget)
+                    got = solved(x, y, a32, b32, jnp.float32(epsilon), traced_rho, engine)
                     kind = "balanced" if math.isinf(rho) else "unbalanced"
-                    name = f"solution: {kind}, d = {d}, epsilon = {epsilon / mean:g}, {engine}"
-                    yield close(name, _solution_errors(got, expected, a, b, epsilon, rho), limits)
+                    title = f"solution: {kind}, d = {d}, epsilon = {epsilon / mean:g}, {name}"
+                    yield close(title, _solution_errors(got, expected, a, b, epsilon, rho), limits)
 
 
 def _solution_errors(got, expected: Truth, a, b, epsilon, rho) -> dict[str, float]:
@@ -221,18 +221,18 @@ def implicit_derivatives(scale: Scale) -> Iterator[Record]:
     expected = difference(1e-5)
 
     @eqx.filter_jit
-    def derivatives(x, direction, budget):
+    def derivatives(x, direction, engine):
         def cost_of_plan(x):
-            problem = otjax.EntropicProblem(otjax.PointCloud(x, y, budget=budget), epsilon=epsilon)
-            return otjax.solve(problem, otjax.Sinkhorn(tolerance=1e-5), throw=False).value_linear
+            problem = otjax.EntropicProblem(otjax.PointCloud(x, y, engine=engine), epsilon=epsilon)
+            return otjax.solve(problem, tolerance=1e-5, throw=False).value_linear
 
         _, forward = jax.jvp(cost_of_plan, (x,), (direction,))
         return forward, jnp.sum(jax.grad(cost_of_plan)(x) * direction)
 
-    for engine, budget in BUDGETS.items():
-        forward, reverse = derivatives(x, direction, budget)
+    for name, engine in ENGINES.items():
+        forward, reverse = derivatives(x, direction, engine)
         errors = {"forward": relative(forward, expected), "reverse": relative(reverse, expected)}
-        yield close(f"implicit derivative, {engine}", errors, {"forward": 5e-3, "reverse": 5e-3})
+        yield close(f"implicit derivative, {name}", errors, {"forward": 5e-3, "reverse": 5e-3})
 
 
 @part
@@ -317,11 +317,11 @@ def timed(function: Callable, *args: Any, repeats: int) -> tuple[Any, Record]:
     return output, {"run_s": statistics.median(counted), "runs": len(counted)}
 
 
-def solve_function(solver: otjax.AbstractSolver, budget: float) -> Callable:
+def solve_function(solver: otjax.AbstractSolver, engine: otjax.AbstractEngine | None) -> Callable:
     """A function of points and epsilon to potentials and what the solve says of itself."""
 
     def solved(x, y, epsilon):
-        problem = otjax.EntropicProblem(otjax.PointCloud(x, y, budget=budget), epsilon=epsilon)
+        problem = otjax.EntropicProblem(otjax.PointCloud(x, y, engine=engine), epsilon=epsilon)
         solution = otjax.solve(problem, solver, throw=False)
         return solution.potentials, solution.stats, solution.result
 
@@ -347,7 +347,7 @@ def timed_solves(n: int, d: int, engine: str, scale: Scale) -> Iterator[Record]:
     mean = mean_cost(x, y)
     for name, solver in SOLVERS.items():
         function, compile_s = compiled(
-            solve_function(solver, BUDGETS[engine]), x, y, jnp.float32(1)
+            solve_function(solver, ENGINES[engine]), x, y, jnp.float32(1)
         )
         for fraction in scale.epsilons:
             epsilon = np.float32(fraction * mean)
@@ -371,7 +371,6 @@ def solve(scale: Scale) -> Iterator[Record]:
 @part
 def divergence_gradient(scale: Scale) -> Iterator[Record]:
     """The loss of a training step: the Sinkhorn divergence and its gradient."""
-    solver = otjax.Sinkhorn(tolerance=TOLERANCE)
     for n in scale.sizes:
         for d in scale.dimensions:
             x, y = clouds(n, n, d)
@@ -379,7 +378,7 @@ def divergence_gradient(scale: Scale) -> Iterator[Record]:
 
             def loss(x, y, epsilon):
                 value, solutions = otjax.sinkhorn_divergence(
-                    x, y, epsilon=epsilon, solver=solver, has_aux=True
+                    x, y, epsilon=epsilon, tolerance=TOLERANCE, has_aux=True
                 )
                 xy = solutions.xy
                 return value, (xy.potentials, xy.stats, xy.result)
@@ -402,7 +401,7 @@ def batch(scale: Scale) -> Iterator[Record]:
     x, y = (np.stack(cloud) for cloud in zip(*pairs, strict=True))
     epsilon = np.asarray([0.05 * mean_cost(*pair) for pair in pairs], np.float32)
     for name, solver in SOLVERS.items():
-        function, compile_s = compiled(jax.vmap(solve_function(solver, math.inf)), x, y, epsilon)
+        function, compile_s = compiled(jax.vmap(solve_function(solver, None)), x, y, epsilon)
         (potentials, stats, result), times = timed(function, x, y, epsilon, repeats=scale.repeats)
         successful = np.asarray(result == otjax.RESULTS.successful)
         f, g = potentials

@@ -9,6 +9,7 @@ written after each, so that nothing is lost when the run ends early, and `--resu
 import dataclasses
 import datetime
 import importlib.metadata
+import itertools
 import json
 import math
 import os
@@ -21,11 +22,12 @@ from typing import Any, Literal
 
 import psutil
 import tyro
-from peers import pictures, report
+from peers import pictures, report, tables
 from peers.contestants import ALL, Contestant, enters, PACKAGES
-from peers.measure import Entry, in_turns, Judge
-from peers.problems import load, Row, rows, SIZES, Sources
-from peers.worker import Extra, installed, Workers
+from peers.first_calls import LIBRARIES, OPERATIONS
+from peers.measure import COMPILE_LIMIT, Entry, in_turns, Judge
+from peers.problems import load, Row, rows, Sources, SYNTHETIC
+from peers.worker import Extra, installed, Worker, Workers
 
 
 @dataclasses.dataclass(frozen=True)
@@ -53,7 +55,7 @@ class Options:
     repeats: int = 3
     """Samples of a time, where one takes less than ten seconds."""
     data: tuple[str, ...] = ()
-    """Such as normal, batch, digits, "DOTmark 32"."""
+    """Such as normal, clusters, batch, digits, "DOTmark 32"."""
     sizes: tuple[int, ...] = ()
     """Numbers of points of the synthetic problems."""
     dimensions: tuple[int, ...] = ()
@@ -63,6 +65,8 @@ class Options:
     """Families or contestants, such as OTT-JAX or "POT: sinkhorn"; otjax always takes part."""
     extras: bool = True
     """Gradients and unregularised transport as well."""
+    first_calls: bool = True
+    """First calls too, each in a process of its own, before the rows."""
     dotmark: pathlib.Path | None = None
     """A folder of DOTmark images."""
     mnist: pathlib.Path | None = None
@@ -78,23 +82,23 @@ def chosen_rows(options: Options) -> list[Row]:
         return all(
             not allowed or value in allowed
             for value, allowed in (
-                (row.data, options.data or (("normal",) if options.sizes else ())),
+                (row.data, options.data or (tuple(SYNTHETIC) if options.sizes else ())),
                 (row.d, options.dimensions),
                 (row.epsilon, options.epsilons),
                 (row.dtype, options.dtypes),
             )
         )
 
-    return [row for row in rows(sources, options.sizes or SIZES) if wanted(row)]
+    return [row for row in rows(sources, options.sizes) if wanted(row)]
 
 
 def quickly(options: Options) -> Options:
     return dataclasses.replace(
         options,
-        data=options.data or ("normal",),
+        data=options.data or tuple(SYNTHETIC),
         sizes=options.sizes or (256,),
         dimensions=options.dimensions or (2,),
-        epsilons=options.epsilons or (0.05, 0.002),
+        epsilons=options.epsilons or (0.01,),
         extras=False,
         limit=min(options.limit, 3.0),
         give_up=min(options.give_up, 30.0),
@@ -178,7 +182,7 @@ class Race:
             names,
             key=lambda one: (
                 families.index(one.family),
-                one.name != report.OURS,
+                one.name != tables.OURS,
                 self.pace.get((one.name, row.dtype), 0.0),
             ),
         )
@@ -224,7 +228,7 @@ class Race:
                 family_best[contestant.family] = min(
                     seconds, family_best.get(contestant.family, math.inf)
                 )
-                if contestant.name == report.OURS:
+                if contestant.name == tables.OURS:
                     limit = min(limit, max(3.0, options.give_up * seconds))
             else:
                 self.pace[contestant.name, row.dtype] = math.inf
@@ -239,7 +243,7 @@ class Race:
             name = entry.contestant.name
             cells[name] = entry.cell() | {"missed": name in missed}
         listed = [cells[one.name] for one in ALL if one.name in cells]
-        report.mark_wrong_values(listed)
+        tables.mark_wrong_values(listed)
         shape = problem.x.shape[:-1] + problem.y.shape[-2:-1]
         return {
             "name": row.name,
@@ -265,7 +269,7 @@ class Race:
 
 def progress(entry: Entry, seconds: float) -> None:
     """One line for one contestant, with what its search took in all."""
-    found = report.time_text(entry.best.seconds) if entry.best else entry.failure or "missed"
+    found = tables.time_text(entry.best.seconds) if entry.best else entry.failure or "missed"
     runs = len(entry.attempts)
     print(f"  {entry.contestant.name}: {found} ({runs} runs, {seconds:.1f} s)", flush=True)
 
@@ -273,6 +277,36 @@ def progress(entry: Entry, seconds: float) -> None:
 def drawn(row: Row) -> bool:
     """Whether there is a picture of a row."""
     return row.data == "normal" and row.d == 2 and row.n == 1024 and row.epsilon in (0.01, 0.002)
+
+
+# What is called first: its size hardly matters, dtype and dimension make other programs.
+FIRST_CALLS = (
+    Row("normal", 1024, 2, 0.05, "float32"),
+    Row("normal", 1024, 64, 0.05, "float32"),
+    Row("normal", 1024, 2, 0.05, "float64"),
+)
+
+
+def measure_first_calls(done: list[dict[str, Any]], rows: tuple[Row, ...], repeats: int) -> None:
+    """First calls of otjax beside OTT-JAX, in turns, each in a process of its own."""
+    names = {extra["name"] for extra in done}
+    for row, operation in itertools.product(rows, OPERATIONS):
+        name = f"{operation}, {row.name}"
+        if name in names:
+            continue
+        record = {"kind": "first call", "name": name, "operation": operation, "row": row._asdict()}
+        samples = {library: [] for library in LIBRARIES}
+        for _, library in itertools.product(range(repeats), LIBRARIES):
+            worker = Worker(library, row.dtype)
+            arguments = {"library": library, "operation": operation, "row": row}
+            reply = worker.ask(Extra("first_call", arguments), COMPILE_LIMIT)
+            worker.end()
+            if isinstance(reply, dict):
+                samples[library].append(reply)
+            else:
+                record["failure"] = f"{library}: {reply.failure}"
+        done.append({**record, "samples": samples})
+        print(f"  first call: {tables.first_call_row(done[-1])}", flush=True)
 
 
 def measure_extras(race: Race, done: list[dict[str, Any]], dtype: str, n: int) -> None:
@@ -309,8 +343,8 @@ def write(results: dict[str, Any], options: Options) -> None:
     partial = folder / "results.partial"
     partial.write_text(json.dumps(results, indent=1) + "\n")
     partial.replace(folder / "results.json")
-    tables = "\n".join(report.full_table(record) for record in results["rows"])
-    (folder / "rows.md").write_text(tables)
+    rows = "\n".join(tables.full_table(record) for record in results["rows"])
+    (folder / "rows.md").write_text(rows)
     (folder / "summary.md").write_text(report.document(results))
     if options.docs is not None:
         options.docs.write_text(report.document(results))
@@ -350,6 +384,11 @@ def main() -> int:
 
 def run(race: Race, chosen: list[Row], results: dict[str, Any]) -> None:
     options = race.options
+    if options.first_calls and all(installed(library) for library in LIBRARIES):
+        quick = (Row("normal", 256, 2, 0.05, "float32"),)
+        rows, repeats = (quick, 1) if options.quick else (FIRST_CALLS, options.repeats)
+        measure_first_calls(results["extras"], rows, repeats)
+        write(results, options)
     done = {record["name"] for record in results["rows"]}
     for number, row in enumerate(chosen):
         if time.perf_counter() > race.deadline:
@@ -361,7 +400,7 @@ def run(race: Race, chosen: list[Row], results: dict[str, Any]) -> None:
             if drawn(row):
                 pictures.draw(record, options.output)
             write(results, options)
-            print(report.full_table(record), flush=True)
+            print(tables.full_table(record), flush=True)
         # After the last row of a size comes what else is measured at that size.
         last = all(other.n != row.n or other.data != "normal" for other in chosen[number + 1 :])
         # At fewer points they are too short to be told from the time of a call.

@@ -4,9 +4,15 @@ import math
 import pathlib
 import sys
 import unittest.mock
+import warnings
 
+import jax
+import jax.numpy as jnp
 import numpy as np
 import pytest
+
+import otjax
+from otjax.testing import check_geometry
 
 
 BENCHMARKS = str(pathlib.Path(__file__).parents[1] / "benchmarks")
@@ -66,6 +72,32 @@ def test_contestants_solve_one_problem_and_their_potentials_are_read_alike(peers
     assert values == pytest.approx([values[0]] * 4, rel=1e-6)
 
 
+def test_the_passes_of_a_solve_are_counted(peers):
+    """All that a solve makes of a geometry; what counts keeps the contract of a geometry."""
+    *_, problems, _ = peers
+    from peers import profile
+
+    x = jnp.asarray(problems.normal(12, 2).x)
+    tally = profile.Tally()
+    check_geometry(profile.CountedGeometry(otjax.PointCloud(x[:8], x), tally, False))
+    jax.effects_barrier()
+    assert set(tally.counts) == set(profile.IN_ORDER[:7])
+
+    problem = problems.problem_of(problems.normal(32, 2), 5e-4, "float64")
+    counted, solution = profile.counts(problem, 1e-5)
+    steps = int(solution.stats.num_steps)
+    made, *products = (counted[kind] for kind in (profile.MADE, *profile.PRODUCTS))
+    # A step is a product from either side at least, and a plan serves many of them.
+    assert 1 < made < steps <= min(products)
+    # Newton's first directions are of single precision.
+    assert counted[profile.MADE + profile.SINGLE] <= counted[profile.PRODUCTS[0] + profile.SINGLE]
+    entropic = otjax.EntropicProblem(
+        otjax.PointCloud(problem.x, problem.y), epsilon=problem.epsilon
+    )
+    plain = otjax.solve(entropic, tolerance=1e-5, throw=False)
+    assert int(plain.stats.num_steps) == steps
+
+
 @pytest.mark.parametrize("counts", [False, True])
 @pytest.mark.parametrize("guess", [-3, 0, 9])
 def test_the_search_finds_the_loosest_setting(peers, counts, guess):
@@ -108,6 +140,7 @@ def cell(family, option, seconds, status="reached", value=1.0, **others):
 
 def test_the_summary_counts_the_best_option_and_every_loss(peers):
     *_, report = peers
+    from peers import tables
 
     def record(name, *cells):
         row = {"data": "normal", "n": 9, "d": 2, "epsilon": 0.1, "dtype": "float64"}
@@ -127,7 +160,7 @@ def test_the_summary_counts_the_best_option_and_every_loss(peers):
     assert "geometric mean 4x" in found.text() and "least 0.5x (fast)" in found.text()
     assert "at most 2x (Sinkhorn, broken)" in report.own_choice(records)
 
-    table = report.compact_table(records).splitlines()
+    table = tables.compact_table(records).splitlines()
     assert len(table) == 2 + len(records)
     assert "8x, 8 s (b)" in table[2] and "0.5x, 500 ms (a)" in table[3]
     assert "> 16x, not in 16 s" in table[4] and "garbage" in table[5]
@@ -136,6 +169,33 @@ def test_the_summary_counts_the_best_option_and_every_loss(peers):
     missed["cells"][0] |= {"status": "not reached", "best_error": 1e-2}
     summary = report.summary({"rows": [*records, missed]})
     assert any("did not reach the target in 1 rows: missed" in line for line in summary)
+
+
+def test_clusters_are_rows_of_their_own(peers):
+    """Two mixtures, whose group has its own ratios; at another size they keep their centres."""
+    *_, problems, report = peers
+    rows = [row for row in problems.rows(problems.Sources()) if row.data == "clusters"]
+    assert len(rows) == 2 * 2 * len(problems.EPSILONS) * 2  # sizes, dimensions, dtypes
+    assert {(row.n, row.d) for row in rows} == {(n, d) for n in (1024, 2048) for d in (2, 64)}
+    x, y, *_ = problems.clusters(1024, 64)
+    for points, components in ((x, 4), (y, 5)):
+        squares = problems.squared_distances(points, points)
+        together = squares < 64 * 2 * 0.3**2 * 3  # of two points of one component
+        assert len(np.unique(together, axis=0)) == components
+        assert np.mean(squares[together]) == pytest.approx(64 * 2 * 0.3**2, rel=0.05)
+        others = problems.clusters(512, 64)[0 if components == 4 else 1]
+        assert np.all(np.min(problems.squared_distances(others, points), axis=1) < 64 * 0.3**2 * 3)
+
+    def record(data, seconds):
+        row = {"data": data, "n": 9, "d": 2, "epsilon": 0.1, "dtype": "float32"}
+        cells = [cell("otjax", "default", 1.0), cell("OTT-JAX", "a", seconds)]
+        return {"name": f"{data} {seconds}", "row": row, "shape": (9, 9), "cells": cells}
+
+    records = [record("normal", 8.0), record("clusters", 2.0), record("clusters", 4.5)]
+    lines = report.summary({"rows": records})
+    assert "OTT-JAX at its best over otjax, float32: geometric mean 8x; 1 rows" in lines[0]
+    (line,) = (line for line in lines if line.startswith("Clusters, OTT-JAX"))
+    assert "float32: geometric mean 3x; 2 rows; least 2x (clusters 2.0)" in line
 
 
 def test_a_library_may_get_more_time_than_the_others(peers, monkeypatch):
@@ -182,7 +242,67 @@ def test_a_short_call_is_made_several_times(peers, monkeypatch, seconds):
 
 
 def test_a_wrong_value_is_marked(peers):
-    *_, report = peers
+    from peers import tables
+
     cells = [cell("otjax", "default", 1.0), cell("POT", "a", 1.0, value=0.9)]
-    report.mark_wrong_values(cells)
+    tables.mark_wrong_values(cells)
     assert [one["wrong"] for one in cells] == [False, True]
+
+
+def test_first_calls_are_made_by_processes_of_their_own(peers, monkeypatch, capsys):
+    """In turns, each by a worker that is ended after it; the page has their medians and means."""
+    *_, problems, report = peers
+    import against_peers
+    from peers import first_calls
+
+    asked = []
+
+    class Worker:
+        def __init__(self, library, dtype):
+            self.asked = []
+
+        def ask(self, request, limit):
+            assert not self.asked
+            self.asked.append(request.arguments)
+            asked.append(request.arguments["library"])
+            slow = 4.0 if len(asked) == 1 else 2.0
+            return {"first": slow if asked[-1] == "otjax" else 1.0, "second": 0.1, "value": 1.0}
+
+        def end(self):
+            assert self.asked
+
+    monkeypatch.setattr(against_peers, "Worker", Worker)
+    rows = tuple(problems.Row("normal", 8, d, 0.1, "float32") for d in (2, 64))
+    done = []
+    against_peers.measure_first_calls(done, rows, 3)
+    assert asked == ["otjax", "OTT-JAX"] * 3 * 2 * len(first_calls.OPERATIONS)
+    against_peers.measure_first_calls(done, rows, 3)
+    assert len(asked) == 6 * len(done)
+    assert "| solve | 8 x 8 | 2 | float32 | 2 s | 1 s | 2x |" in capsys.readouterr().out
+
+    done[1]["samples"]["OTT-JAX"] = [{"first": 0.5}]
+    lines = report.summary({"rows": [], "extras": done})
+    (line,) = (line for line in lines if "of its own, value and gradient" in line)
+    assert "geometric mean 2x; at most 2x" in next(line for line in lines if "own, solve" in line)
+    assert "geometric mean 2.83x; at most 4x (2 s against 500 ms); 2 programs" in line
+
+
+def test_a_first_call_is_of_what_it_is_named_after(peers, jax_as_users_have_it):
+    """By each library that is there, against the solution of NumPy."""
+    *_, problems, _ = peers
+    from host import truth
+    from peers import first_calls
+    from peers.worker import installed
+
+    row = problems.Row("normal", 16, 2, 0.1, "float32")
+    x, y, a, b, epsilon = problems.load(row, problems.Sources())
+    terms = ((x, y, a, b), (x, x, a, a), (y, y, b, b))
+    xy, xx, yy = (truth(*term, float(epsilon), math.inf).value for term in terms)
+    expected = {"solve": xy, "divergence and gradient": xy - 0.5 * (xx + yy)}
+    for library in filter(installed, first_calls.LIBRARIES):
+        for operation, value in expected.items():
+            with warnings.catch_warnings():
+                warnings.simplefilter("ignore")  # those of other libraries
+                made = first_calls.first_call(library, operation, row)
+            assert made["value"] == pytest.approx(value, rel=1e-3)
+            assert made["first"] > made["second"]

@@ -66,20 +66,6 @@ JAX_FAMILIES = ("otjax", "OTT-JAX")
 # otjax.
 
 
-def otjax_default(tolerance: Any, problem: Any) -> Any:
-    """The solver of `solver=None`, at a tolerance."""
-    from otjax._solver import default_solver
-
-    kind: Any = type(default_solver(problem.geometry.dtype))
-    return kind(tolerance=tolerance)
-
-
-def otjax_solver(name: str) -> Callable[[Any, Any], Any]:
-    import otjax
-
-    return lambda tolerance, problem: getattr(otjax, name)(tolerance=tolerance)
-
-
 @functools.cache
 def otjax_function(option: str) -> Callable[..., Any]:
     """A jitted solve of arrays, of which every number is traced."""
@@ -87,11 +73,13 @@ def otjax_function(option: str) -> Callable[..., Any]:
 
     import otjax
 
-    choose = otjax_default if option == "default" else otjax_solver(option)
-
     def solve(x, y, a, b, epsilon, tolerance):
         problem = otjax.EntropicProblem(otjax.PointCloud(x, y), a, b, epsilon=epsilon)
-        solution = otjax.solve(problem, choose(tolerance, problem), throw=False)
+        if option == "default":
+            solution = otjax.solve(problem, tolerance=tolerance, throw=False)
+        else:
+            solver = getattr(otjax, option)(tolerance=tolerance)
+            solution = otjax.solve(problem, solver, throw=False)
         return *solution.potentials, solution.value, solution.stats.num_steps
 
     batch = jax.vmap(solve, in_axes=(0, 0, 0, 0, 0, None))

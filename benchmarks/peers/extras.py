@@ -1,4 +1,5 @@
-"""What is measured beside the rows, run in a worker: gradients and unregularised transport."""
+"""What is measured beside the rows, run in a worker: first calls, gradients and unregularised
+transport."""
 
 import importlib
 import statistics
@@ -8,6 +9,7 @@ from typing import Any
 
 import numpy as np
 
+from .first_calls import first_call as first_call
 from .problems import load, normal, Row, Sources
 
 

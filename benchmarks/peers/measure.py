@@ -150,6 +150,7 @@ class Entry:
     def search(self, guess: int, limit: float, patience: float) -> None:
         """Finds the loosest setting, with `limit` seconds for a run and `patience` for all."""
         search = Search(self.contestant, self.target, guess)
+        self.worker.connected()  # importing a library is no part of a search
         end = time.perf_counter() + patience
         for _ in range(14):
             index = search.index

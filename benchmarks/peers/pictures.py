@@ -4,7 +4,7 @@ import pathlib
 import re
 from typing import Any
 
-from .report import Record
+from .tables import Record
 
 
 def draw(record: Record, folder: pathlib.Path) -> pathlib.Path:

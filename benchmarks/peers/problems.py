@@ -12,6 +12,7 @@ import numpy as np
 # The L1 errors of the two marginals together, relative to the total mass.
 TARGETS = {"float32": 1e-3, "float64": 1e-6}
 SIZES = (1024, 4096, 256)
+CLUSTERS_SIZES = (1024, 2048)
 EPSILONS = (0.05, 0.01, 0.002, 0.0005)
 REAL_EPSILONS = (0.01, 0.002)
 BATCH = (256, 128)  # problems, points of each
@@ -99,8 +100,9 @@ def load(row: Row, sources: Sources) -> Problem:
             for seed in range(BATCH[0])
         ]
         return Problem(*(np.stack(arrays) for arrays in zip(*problems, strict=True)))
-    clouds = normal(row.n, row.d) if row.data == "normal" else REAL[row.data](sources)
-    return problem_of(clouds, row.epsilon, row.dtype)
+    if row.data in SYNTHETIC:
+        return problem_of(SYNTHETIC[row.data](row.n, row.d), row.epsilon, row.dtype)
+    return problem_of(REAL[row.data](sources), row.epsilon, row.dtype)
 
 
 def uniform(x: np.ndarray, y: np.ndarray) -> Clouds:
@@ -111,6 +113,21 @@ def normal(n: int, d: int, seed: int = 0) -> Clouds:
     """N(0, I) against N(1, I / 4)."""
     rng = np.random.default_rng(seed)
     return uniform(rng.normal(size=(n, d)), 1 + 0.5 * rng.normal(size=(n, d)))
+
+
+def clusters(n: int, d: int) -> Clouds:
+    """Two mixtures of Gaussians of spread 0.3, of 4 and of 5 components: mass has to go from each
+    cluster to some others. The centres are those of the dimension, the points those of the size."""
+    centres, points = np.random.default_rng((1, d)), np.random.default_rng((2, n, d))
+
+    def mixture(components: int) -> np.ndarray:
+        means = 2 * centres.normal(size=(components, d))
+        return means[points.integers(components, size=n)] + 0.3 * points.normal(size=(n, d))
+
+    return uniform(mixture(4), mixture(5))
+
+
+SYNTHETIC: dict[str, Callable[[int, int], Clouds]] = {"normal": normal, "clusters": clusters}
 
 
 def digits(sources: Sources) -> Clouds:
@@ -207,12 +224,13 @@ def importable(module: str) -> bool:
     return importlib.util.find_spec(module) is not None
 
 
-def rows(sources: Sources, sizes: tuple[int, ...] = SIZES) -> list[Row]:
-    """Every row, the most telling first; `sizes` are those of the synthetic problems."""
+def rows(sources: Sources, sizes: tuple[int, ...] = ()) -> list[Row]:
+    """Every row, the most telling first; `sizes` are those of the synthetic problems, if others
+    than the usual ones."""
 
-    def synthetic(n: int) -> list[Row]:
+    def synthetic(data: str, n: int) -> list[Row]:
         return [
-            Row("normal", n, d, epsilon, dtype)
+            Row(data, n, d, epsilon, dtype)
             for d in (2, 64)
             for epsilon in EPSILONS
             for dtype in TARGETS
@@ -230,6 +248,7 @@ def rows(sources: Sources, sizes: tuple[int, ...] = SIZES) -> list[Row]:
         Row("batch", BATCH[1], 2, epsilon, dtype) for epsilon in BATCH_EPSILONS for dtype in TARGETS
     ]
     real_rows = [row for name in available(sources) for row in real(name)]
-    first, *others = (synthetic(n) for n in sizes)
+    first, *others = (synthetic("normal", n) for n in sizes or SIZES)
     *others, last = others or [[]]
-    return [*first, *batches, *itertools.chain(*others), *real_rows, *last]
+    mixtures = itertools.chain(*(synthetic("clusters", n) for n in sizes or CLUSTERS_SIZES))
+    return [*first, *batches, *mixtures, *itertools.chain(*others), *real_rows, *last]

@@ -3,27 +3,27 @@
 import collections
 import statistics
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from typing import Any
 
 import equinox as eqx
 import jax
 import jax.numpy as jnp
-import lineax as lx
 
 import otjax
-from otjax._operators import register
 
-from .contestants import otjax_default
 from .problems import load, Problem, Row, Sources
 
 
-KINDS = (
-    "log-sum-exp of rows",
-    "log-sum-exp of columns",
-    "plan made",
-    "product",
-    "product, transposed",
+COSTS = "costs made"
+SOFTMINS = ("log-sum-exp of rows", "log-sum-exp of columns")
+MADE = "plan made"
+PRODUCTS = ("product", "product, transposed")
+SQUARED = ("product with squares", "product with squares, transposed")
+# What has this at its end is of plans of float32 in a problem of float64.
+SINGLE = ", single"
+IN_ORDER = tuple(
+    kind + single for single in ("", SINGLE) for kind in (*SOFTMINS, MADE, *PRODUCTS, *SQUARED)
 )
 
 
@@ -56,45 +56,44 @@ class CountedGeometry(otjax.AbstractGeometry):
     def T(self):
         return CountedGeometry(self.inner.T, self.tally, not self.transposed)
 
+    def prepare(self, a, b):
+        prepared = self.inner.prepare(a, b)
+        geometry = CountedGeometry(prepared.geometry, self.tally, self.transposed)
+        return prepared._replace(geometry=geometry)
+
     def softmin(self, h, epsilon):
-        self.tally.note(KINDS[self.transposed])
+        self.tally.note(SOFTMINS[self.transposed])
         return self.inner.softmin(h, epsilon)
 
-    def plan(self, f, g, epsilon):
-        self.tally.note("plan made")
-        return CountedPlan(self.inner.plan(f, g, epsilon), self.tally, self.transposed)
-
-    def mean_cost(self, a, b):
-        return self.inner.mean_cost(a, b)
-
-    def prepare(self, a, b):
-        prepared, finite = self.inner.prepare(a, b)
-        return CountedGeometry(prepared, self.tally, self.transposed), finite
+    def plan(self, f, g, epsilon, dtype=None):
+        single = "" if dtype in (None, self.dtype) else SINGLE
+        self.tally.note(MADE + single)
+        plan = self.inner.plan(f, g, epsilon, dtype)
+        return CountedPlan(plan, self.tally, single, self.transposed)
 
 
-@register
-class CountedPlan(lx.AbstractLinearOperator):
-    """A plan that counts its products."""
+class CountedPlan(otjax.AbstractPlan):
+    """A plan that counts its products, one with several columns as one."""
 
-    inner: lx.AbstractLinearOperator
+    inner: otjax.AbstractPlan
     tally: Tally = eqx.field(static=True)
+    single: str = eqx.field(static=True)
     transposed: bool = eqx.field(static=True)
 
-    def mv(self, vector):
-        self.tally.note(KINDS[3 + self.transposed])
-        return self.inner.mv(vector)
+    def mv(self, vectors):
+        self.tally.note(PRODUCTS[self.transposed] + self.single)
+        return self.inner.mv(vectors)
+
+    def squared_mv(self, vector):
+        self.tally.note(SQUARED[self.transposed] + self.single)
+        return self.inner.squared_mv(vector)
 
     def as_matrix(self):
         return self.inner.as_matrix()
 
-    def transpose(self):
-        return CountedPlan(self.inner.transpose(), self.tally, not self.transposed)
-
-    def in_structure(self):
-        return self.inner.in_structure()
-
-    def out_structure(self):
-        return self.inner.out_structure()
+    @property
+    def T(self):
+        return CountedPlan(self.inner.T, self.tally, self.single, not self.transposed)
 
 
 def counts(problem: Problem, tolerance: float) -> tuple[dict[str, int], Any]:
@@ -103,10 +102,10 @@ def counts(problem: Problem, tolerance: float) -> tuple[dict[str, int], Any]:
     x, y, a, b, epsilon = (jnp.asarray(array, problem.x.dtype) for array in problem)
     geometry = CountedGeometry(otjax.PointCloud(x, y), tally, False)
     entropic = otjax.EntropicProblem(geometry, a, b, epsilon=epsilon)
-    solver = otjax_default(tolerance, entropic)
-    solution = jax.block_until_ready(otjax.solve(entropic, solver, throw=False))
+    solution = otjax.solve(entropic, tolerance=tolerance, throw=False)
+    solution = jax.block_until_ready(solution)
     jax.effects_barrier()
-    return {kind: tally.counts[kind] for kind in KINDS}, solution
+    return {kind: tally.counts[kind] for kind in IN_ORDER if tally.counts[kind]}, solution
 
 
 def median_time(function: Callable[..., Any], *arguments: Any) -> float:
@@ -139,30 +138,34 @@ def pass_time(run: Callable[[Any, Any], Any], static: Any, vector: Any) -> float
     return median_time(loop, static, vector) / _LOOP
 
 
-def times(problem: Problem, solution: Any) -> dict[str, float]:
-    """Seconds of each pass at the solution, and of making the costs."""
+def times(problem: Problem, solution: Any, kinds: Iterable[str]) -> dict[str, float]:
+    """Seconds of each of these passes at the solution, and of making the costs."""
     x, y, a, b, epsilon = (jnp.asarray(array, problem.x.dtype) for array in problem)
     f, g = solution.potentials
 
     @jax.jit
     def prepared(x, y):
-        return otjax.PointCloud(x, y).prepare(a, b)[0]
+        return otjax.PointCloud(x, y).prepare(a, b).geometry
 
     geometry = prepared(x, y)
-    density = jax.jit(lambda geometry: geometry.plan(f, g, epsilon))(geometry)
-    return {
-        "costs made": median_time(prepared, x, y),
-        KINDS[0]: pass_time(lambda geometry, g: geometry.softmin(g, epsilon), geometry, g),
-        KINDS[1]: pass_time(lambda geometry, f: geometry.T.softmin(f, epsilon), geometry, f),
-        KINDS[2]: plan_time(geometry, f, g, epsilon),
-        KINDS[3]: pass_time(lambda density, b: density.mv(b), density, b),
-        KINDS[4]: pass_time(lambda density, a: density.mv(a), density.T, a),
-    }
 
+    def time_of(kind: str) -> float:
+        dtype = jnp.dtype("float32") if kind.endswith(SINGLE) else geometry.dtype
+        kind = kind.removesuffix(SINGLE)
+        if kind in SOFTMINS:
+            side, h = ((geometry, g), (geometry.T, f))[SOFTMINS.index(kind)]
+            return pass_time(lambda geometry, h: geometry.softmin(h, epsilon), side, h)
+        made = jax.jit(lambda geometry: geometry.plan(f, g, epsilon, dtype))
+        if kind == MADE:
+            # It must be written to memory.
+            return median_time(made, geometry)
+        plan = made(geometry)
+        sides = (plan, b.astype(dtype)), (plan.T, a.astype(dtype))
+        if kind in PRODUCTS:
+            return pass_time(lambda plan, v: plan.mv(v), *sides[PRODUCTS.index(kind)])
+        return pass_time(lambda plan, v: plan.squared_mv(v), *sides[SQUARED.index(kind)])
 
-def plan_time(geometry: Any, f: Any, g: Any, epsilon: Any) -> float:
-    """Seconds to make a plan, which must be written to memory."""
-    return median_time(jax.jit(lambda geometry: geometry.plan(f, g, epsilon)), geometry)
+    return {COSTS: median_time(prepared, x, y), **{kind: time_of(kind) for kind in kinds}}
 
 
 def stages(problem: Problem, tolerance: float) -> tuple[dict[str, float], float]:
@@ -170,7 +173,7 @@ def stages(problem: Problem, tolerance: float) -> tuple[dict[str, float], float]
 
     def solve(x, y, a, b, epsilon):
         entropic = otjax.EntropicProblem(otjax.PointCloud(x, y), a, b, epsilon=epsilon)
-        solution = otjax.solve(entropic, otjax_default(tolerance, entropic), throw=False)
+        solution = otjax.solve(entropic, tolerance=tolerance, throw=False)
         return solution.potentials, solution.value
 
     arrays = [jnp.asarray(array, problem.x.dtype) for array in problem]
@@ -193,8 +196,8 @@ def table(row: Row, sources: Sources) -> str:
     problem = load(row, sources)
     compilation, whole = stages(problem, row.target)
     how_often, solution = counts(problem, row.target)
-    each = times(problem, solution)
-    spent = {"costs made": 1, **how_often}
+    each = times(problem, solution, how_often)
+    spent = {COSTS: 1, **how_often}
     lines = [
         f"### {row.name}",
         "",

@@ -1,133 +1,21 @@
-"""What the measurements say: the table, the summary, and the pictures."""
+"""What the measurements say: ratios, their summary, and the page."""
 
 import math
-from collections.abc import Iterable
-from typing import Any, NamedTuple
+import statistics
+from typing import NamedTuple
 
-from .measure import Cell
-
-
-Record = dict[str, Any]
-
-OURS = "otjax: default"
-DIRECT = "OTT-JAX"
-OTHERS = ("POT", "GeomLoss", "mdot-tnt", "regot")
-
-
-class Best(NamedTuple):
-    """The best of a family in a row; without an option that reached the target, a bound."""
-
-    seconds: float | None
-    option: str
-    bound: float | None  # no option reached the target in this time
-    why: str  # if none reached it
-
-
-def time_text(seconds: float) -> str:
-    for unit, scale in (("s", 1.0), ("ms", 1e-3)):
-        if seconds >= scale:
-            return f"{seconds / scale:.3g} {unit}"
-    return f"{seconds * 1e3:.2g} ms"
-
-
-def best_of(cells: Iterable[Cell], families: tuple[str, ...]) -> Best:
-    """The fastest option that reached the target."""
-    cells = [cell for cell in cells if cell["family"] in families]
-    reached = [cell for cell in cells if cell["status"] == "reached"]
-    if reached:
-        winner = min(reached, key=lambda cell: cell["seconds"])
-        label = winner["option"] if len(families) == 1 else winner["contestant"]
-        return Best(winner["seconds"], label, None, "")
-    if not cells:
-        return Best(None, "", None, "")
-    slow = [cell["spent"] for cell in cells if cell["status"] == "not reached" and cell["spent"]]
-    why = ", ".join(sorted({cell["status"] for cell in cells}))
-    return Best(None, "", min(slow, default=None), why)
-
-
-def ours(record: Record) -> Cell | None:
-    """The default of otjax in a row, if it reached the target."""
-    for cell in record["cells"]:
-        if cell["contestant"] == OURS and cell["status"] == "reached":
-            return cell
-    return None
-
-
-def ratio_text(best: Best, own: Cell | None) -> str:
-    """A family's entry in the table: its time over that of otjax, its time, its option."""
-    if best.seconds is not None:
-        ratio = f"{best.seconds / own['seconds']:.3g}x, " if own else ""
-        return f"{ratio}{time_text(best.seconds)} ({best.option})"
-    if best.bound is not None:
-        ratio = f"> {best.bound / own['seconds']:.2g}x, " if own else ""
-        return f"{ratio}not in {time_text(best.bound)}"
-    return best.why or "-"
-
-
-def compact_table(records: list[Record]) -> str:
-    """One line for each row, one column for each library."""
-    families = (DIRECT, *OTHERS)
-    heads = ("data", "n x m", "d", "epsilon", "dtype", "otjax", "steps", "error", *families)
-    lines = ["| " + " | ".join(heads) + " |", "|" + " --- |" * len(heads)]
-    for record in records:
-        row, own = record["row"], ours(record)
-        if own is None:
-            mine = next((cell for cell in record["cells"] if cell["contestant"] == OURS), None)
-            entries = [cell_verdict(mine) if mine else "-", "", ""]
-        else:
-            entries = [time_text(own["seconds"]), str(own["iterations"]), f"{own['error']:.1e}"]
-        shape = " x ".join(map(str, record["shape"]))
-        keys = [row["data"], shape, row["d"], row["epsilon"], row["dtype"]]
-        peers = [ratio_text(best_of(record["cells"], (family,)), own) for family in families]
-        lines.append("| " + " | ".join([*map(str, keys), *entries, *peers]) + " |")
-    return "\n".join(lines)
-
-
-def cell_verdict(cell: Cell) -> str:
-    """Why a contestant has no time."""
-    if cell["status"] in ("failed", "garbage"):
-        return f"{cell['status']}: {cell['reason']}" if cell["reason"] else "NaN or infinity"
-    if cell["status"] == "stuck":
-        return f"stops at an error of {cell['best_error']:.1e}"
-    if cell["status"] == "not reached":
-        near = f" (error {cell['best_error']:.1e})" if cell["best_error"] is not None else ""
-        return f"not in {time_text(cell['spent'])}{near}"
-    return cell["status"] + (f": {cell['reason']}" if cell.get("reason") else "")
-
-
-def full_table(record: Record) -> str:
-    """Every contestant of a row."""
-    heads = (
-        "contestant", "time", "over otjax", "error", "iterations", "first call", "memory", "value"
-    )  # fmt: skip
-    lines = [f"### {record['name']}", "", "| " + " | ".join(heads) + " |", "|" + " --- |" * 8]
-    own = ours(record)
-    for cell in record["cells"]:
-        first = time_text(cell["first_call"]) if "first_call" in cell else ""
-        if cell["status"] != "reached":
-            entries = [cell_verdict(cell), "", "", "", first, "", ""]
-        else:
-            memory = "" if cell["memory"] is None else f"{cell['memory'] / 2**20:.0f} MiB"
-            value = f"{cell['value']:.6g}" + (" (wrong)" if cell.get("wrong") else "")
-            entries = [
-                time_text(cell["seconds"]),
-                f"{cell['seconds'] / own['seconds']:.3g}x" if own else "",
-                f"{cell['error']:.1e}",
-                str(cell["iterations"]),
-                first,
-                memory,
-                value,
-            ]
-        lines.append("| " + " | ".join([cell["contestant"], *entries]) + " |")
-    return "\n".join([*lines, ""])
-
-
-def mark_wrong_values(cells: list[Cell]) -> None:
-    """Marks values that are not the optimum, which is the largest value of the dual."""
-    values = [cell["value"] for cell in cells if cell["status"] == "reached"]
-    for cell in cells:
-        if cell["status"] == "reached":
-            cell["wrong"] = not abs(cell["value"] - max(values)) <= 1e-2 * abs(max(values))
+from .tables import (
+    best_of,
+    compact_table,
+    DIRECT,
+    first_call_section,
+    first_call_times,
+    first_calls,
+    OTHERS,
+    ours,
+    Record,
+    time_text,
+)
 
 
 class Ratios(NamedTuple):
@@ -169,27 +57,41 @@ def ratios(records: list[Record], families: tuple[str, ...]) -> Ratios:
 
 def summary(report: Record) -> list[str]:
     """The lines that answer the questions, as measured."""
-    singles = [record for record in report["rows"] if record["row"]["data"] != "batch"]
-    batches = [record for record in report["rows"] if record["row"]["data"] == "batch"]
-    lines = []
-    for dtype in ("float64", "float32"):
-        rows = [record for record in singles if record["row"]["dtype"] == dtype]
-        lines.append(f"OTT-JAX at its best over otjax, {dtype}: {ratios(rows, (DIRECT,)).text()}")
-    for dtype in ("float64", "float32"):
-        rows = [record for record in singles if record["row"]["dtype"] == dtype]
-        lines.append(
-            f"Fastest of POT, GeomLoss, mdot-tnt and regot over otjax, {dtype}: "
-            f"{ratios(rows, OTHERS).text()}"
-        )
-    lines.append(f"Batches, OTT-JAX under vmap over otjax: {ratios(batches, (DIRECT,)).text()}")
-    lines.append(own_choice(singles))
+    singles, clusters, batches = groups(report["rows"])
+    others = f"fastest of {', '.join(OTHERS[:-1])} and {OTHERS[-1]}"
+    lines = [
+        *by_dtype(singles, (DIRECT,), "OTT-JAX at its best over otjax"),
+        *by_dtype(singles, OTHERS, f"The {others} over otjax"),
+        *by_dtype(clusters, (DIRECT,), "Clusters, OTT-JAX at its best over otjax"),
+        *by_dtype(clusters, OTHERS, f"Clusters, the {others} over otjax"),
+        f"Batches, OTT-JAX under vmap over otjax: {ratios(batches, (DIRECT,)).text()}",
+        own_choice([*singles, *clusters]),
+    ]
     missed = [record["name"] for record in report["rows"] if ours(record) is None]
     if missed:
         lines.append(f"otjax did not reach the target in {len(missed)} rows: {'; '.join(missed)}")
-    lines += first_calls(singles)
+    extras = report.get("extras", [])
+    lines += first_call_summary(extras)
     lines += unrest(report["rows"])
-    for extra in report.get("extras", []):
-        lines.append(extra_line(extra))
+    lines += [extra_line(extra) for extra in extras if extra["kind"] != "first call"]
+    return lines
+
+
+def groups(records: list[Record]) -> tuple[list[Record], list[Record], list[Record]]:
+    """Single problems, those of mixtures apart from all others, and batches."""
+    singles, clusters, batches = [], [], []
+    for record in records:
+        apart = {"clusters": clusters, "batch": batches}
+        apart.get(record["row"]["data"], singles).append(record)
+    return singles, clusters, batches
+
+
+def by_dtype(records: list[Record], families: tuple[str, ...], title: str) -> list[str]:
+    """The ratios to the best of these libraries, a line for each dtype that has a row."""
+    lines = []
+    for dtype in ("float64", "float32"):
+        rows = [record for record in records if record["row"]["dtype"] == dtype]
+        lines += [f"{title}, {dtype}: {ratios(rows, families).text()}"] if rows else []
     return lines
 
 
@@ -210,23 +112,23 @@ def own_choice(records: list[Record]) -> str:
     )
 
 
-def first_calls(records: list[Record]) -> list[str]:
-    """Times of the first call, compilation included, of otjax and of OTT-JAX."""
-    pairs = []
-    for record in records:
-        first = {cell["contestant"]: cell.get("first_call") for cell in record["cells"]}
-        mine, theirs = first.get(OURS), first.get("OTT-JAX: default")
-        if mine and theirs:
-            pairs.append((mine / theirs, mine, theirs))
-    if not pairs:
-        return []
-    mean = math.exp(sum(math.log(ratio) for ratio, _, _ in pairs) / len(pairs))
-    ratio, mine, theirs = max(pairs)
-    return [
-        f"First call at a loose tolerance, otjax over OTT-JAX (default): geometric mean "
-        f"{mean:.3g}x; at most {ratio:.3g}x ({time_text(mine)} against {time_text(theirs)}); "
-        f"{len(pairs)} shapes"
-    ]
+def first_call_summary(extras: list[Record]) -> list[str]:
+    """A line for each operation: the ratios over all rows."""
+    lines = []
+    for operation in dict.fromkeys(extra["operation"] for extra in first_calls(extras)):
+        times = [
+            first_call_times(extra)
+            for extra in first_calls(extras)
+            if extra["operation"] == operation
+        ]
+        mean = math.exp(statistics.mean(math.log(mine / theirs) for mine, theirs in times))
+        mine, theirs = max(times, key=lambda pair: pair[0] / pair[1])
+        lines.append(
+            f"First call in a process of its own, {operation}, otjax over OTT-JAX: geometric mean "
+            f"{mean:.3g}x; at most {mine / theirs:.3g}x ({time_text(mine)} against "
+            f"{time_text(theirs)}); {len(times)} programs"
+        )
+    return lines
 
 
 def unrest(records: list[Record]) -> list[str]:
@@ -290,6 +192,7 @@ def document(report: Record) -> str:
         "",
         *(f"- {line}" for line in summary(report)),
         "",
+        *first_call_section(report.get("extras", [])),
         "## Rows",
         "",
         compact_table(report["rows"]),

@@ -169,9 +169,25 @@ class Worker:
         if self.pipe is not None:
             self.pipe.send(Prepare(problem))
 
+    def connected(self) -> Connection:
+        """The pipe to the process, which has imported its library."""
+        if self.pipe is None:
+            context = multiprocessing.get_context("spawn")
+            self.pipe, other = context.Pipe()
+            self.process = context.Process(
+                target=serve, args=(other, self.family, self.dtype), daemon=True
+            )
+            self.process.start()
+            other.close()
+            if not self.pipe.poll(START_LIMIT) or self.pipe.recv() != "ready":
+                raise RuntimeError(f"the process of {self.family} did not start")
+            if self.problem is not None:
+                self.pipe.send(Prepare(self.problem))
+        return self.pipe
+
     def ask(self, request: Solve | Extra, limit: float) -> Any:
         """The reply, or an `Attempt` that says "timeout" after `limit` seconds."""
-        pipe = self._connected()
+        pipe = self.connected()
         settle(self)
         pipe.send(request)
         setting = request.setting if isinstance(request, Solve) else 0.0
@@ -191,21 +207,6 @@ class Worker:
             self.process.join()
         self.process, self.pipe = None, None
         self.warm.clear()
-
-    def _connected(self) -> Connection:
-        if self.pipe is None:
-            context = multiprocessing.get_context("spawn")
-            self.pipe, other = context.Pipe()
-            self.process = context.Process(
-                target=serve, args=(other, self.family, self.dtype), daemon=True
-            )
-            self.process.start()
-            other.close()
-            if not self.pipe.poll(START_LIMIT) or self.pipe.recv() != "ready":
-                raise RuntimeError(f"the process of {self.family} did not start")
-            if self.problem is not None:
-                self.pipe.send(Prepare(self.problem))
-        return self.pipe
 
 
 class Workers:
