@@ -500,9 +500,9 @@ def describe_device() -> dict[str, Any]:
 
 
 def versions() -> dict[str, str]:
-    packages = ("otjax", "jax", "jaxlib", "equinox", "lineax", "numpy", "scipy")
+    packages = ("jax", "jaxlib", "equinox", "lineax", "numpy", "scipy")
     found = {package: importlib.metadata.version(package) for package in packages}
-    return {"python": platform.python_version(), **found}
+    return {"python": platform.python_version(), "otjax": otjax.__version__, **found}
 
 
 def run_parts(names: list[str], scale: Scale, deadline: float) -> Iterator[Record]:
@@ -524,7 +524,8 @@ def run_parts(names: list[str], scale: Scale, deadline: float) -> Iterator[Recor
 def line(record: Record) -> str:
     verdict = {True: "ok", False: "FAILED", None: "skipped"}[record.get("passed")]
     numbers = {**record.get("errors", {}), **record}
-    shown = ("run_s", "compile_s", "steps", "marginal_error", "error", *record.get("errors", {}))
+    shown = ("run_s", "compile_s", "steps", "marginal_error", "error", "skipped")
+    shown = (*shown, *record.get("errors", {}))
     details = [
         f"{key} {numbers[key]:.2g}" if isinstance(numbers[key], float) else f"{key} {numbers[key]}"
         for key in shown

@@ -14,6 +14,15 @@ def clouds(n: int, m: int, d: int, seed: int = 0) -> tuple[np.ndarray, np.ndarra
     return x.astype(np.float32), y.astype(np.float32)
 
 
+def mixtures(n: int, m: int, d: int, seed: int = 0) -> tuple[np.ndarray, np.ndarray]:
+    """Two mixtures of Gaussians as clouds of float32 points: 4 components against 5."""
+    rng = np.random.default_rng(seed)
+    of_x, of_y = rng.normal(size=(4, d)), rng.normal(size=(5, d)) + 0.5
+    x = of_x[rng.integers(4, size=n)] + 0.3 * rng.normal(size=(n, d))
+    y = of_y[rng.integers(5, size=m)] + 0.4 * rng.normal(size=(m, d))
+    return x.astype(np.float32), y.astype(np.float32)
+
+
 def costs(x: np.ndarray, y: np.ndarray) -> np.ndarray:
     """The matrix of squared Euclidean distances."""
     x, y = x.astype(np.float64), y.astype(np.float64)
@@ -57,11 +66,19 @@ class Truth(NamedTuple):
 
 
 def truth(
-    x: np.ndarray, y: np.ndarray, a: np.ndarray, b: np.ndarray, epsilon: float, rho: float
+    x: np.ndarray,
+    y: np.ndarray,
+    a: np.ndarray,
+    b: np.ndarray,
+    epsilon: float,
+    rho: float,
+    near: Truth | None = None,
 ) -> Truth:
-    """Solves with squared Euclidean costs; balanced if `rho` is infinite."""
+    """Solves with squared Euclidean costs, balanced if `rho` is infinite; from the solution of a
+    problem that is `near`, if there is one."""
     cost = costs(x, y)
-    f, g = _newton(cost, a, b, epsilon, rho, *_sinkhorn(cost, a, b, epsilon, rho))
+    start = _sinkhorn(cost, a, b, epsilon, rho) if near is None else (near.f, near.g)
+    f, g = _newton(cost, a, b, epsilon, rho, *start)
     scores = (f[:, None] + g[None, :] - cost) / epsilon
     plan = a[:, None] * np.exp(scores) * b[None, :]
     excess = plan.sum() - a.sum() * b.sum()

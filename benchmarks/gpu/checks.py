@@ -1,0 +1,105 @@
+"""Every engine against float64 on the host: values, derivatives of both orders, potentials."""
+
+import functools
+import math
+from collections.abc import Callable, Iterator
+from typing import Any
+
+import jax
+import numpy as np
+from accelerator import close, compiled, Record, relative
+from host import mean_cost, mixtures, Truth, truth
+
+import otjax
+
+from .problems import ENGINES, Scale, solution_of
+
+
+LIMITS = {
+    "value": 1e-5,
+    "by x": 1e-3,
+    "by epsilon": 1e-3,
+    "Hessian by x": 2e-2,
+    "potentials / epsilon": 1e-2,
+}
+
+
+@functools.cache
+def expected(n: int, m: int, d: int) -> tuple[Any, ...]:
+    """A problem, its solution in float64, a direction of its points, and how the gradient moves
+    along it: by central differences."""
+    x, y = mixtures(n, m, d)
+    a, b = np.full(n, 1 / n), np.full(m, 1 / m)
+    epsilon = 0.05 * mean_cost(x, y)
+    right = truth(x, y, a, b, epsilon, math.inf)
+    direction = np.random.default_rng(3).normal(size=x.shape).astype(np.float32)
+    step = 1e-5 * direction.astype(np.float64)
+    ahead, behind = (
+        truth(x.astype(np.float64) + moved, y, a, b, epsilon, math.inf, right).by_x
+        for moved in (step, -step)
+    )
+    return x, y, epsilon, right, direction, (ahead - behind) / 2e-5
+
+
+def derivatives(engine: otjax.AbstractEngine) -> Callable[..., Any]:
+    """The value and potentials, the gradients, and the Hessian of the points along a direction."""
+
+    def value(x, y, epsilon):
+        solution = solution_of(engine, 2e-5)(x, y, epsilon)
+        return solution.value, solution.potentials
+
+    def function(x, y, epsilon, direction):
+        first = lambda x: jax.value_and_grad(value, (0, 2), has_aux=True)(x, y, epsilon)
+        (values, gradients), (_, (second, _)) = jax.jvp(first, (x,), (direction,))
+        return values, gradients, second
+
+    return function
+
+
+def deviations(got: Any, right: Truth, curvature: np.ndarray, epsilon: float) -> dict[str, float]:
+    (value, (f, g)), (by_x, by_epsilon), second = got
+    off_f, off_g = np.asarray(f, np.float64) - right.f, np.asarray(g, np.float64) - right.g
+    shift = off_f.mean()
+    return {
+        "value": relative(value, right.value),
+        "by x": relative(by_x, right.by_x),
+        "by epsilon": relative(by_epsilon, right.by_epsilon),
+        "Hessian by x": relative(second, curvature),
+        "potentials / epsilon": float(
+            max(abs(off_f - shift).max(), abs(off_g + shift).max()) / epsilon
+        ),
+    }
+
+
+def checks(scale: Scale) -> Iterator[Record]:
+    """Every engine against float64 on the host."""
+    for name, engine in ENGINES.items():
+        for n, m, d in scale.checks:
+            x, y, epsilon, right, direction, curvature = expected(n, m, d)
+            function, compile_s = compiled(
+                derivatives(engine), x, y, np.float32(epsilon), direction
+            )
+            got = function(x, y, np.float32(epsilon), direction)
+            errors = deviations(got, right, curvature, epsilon)
+            yield close(f"check: {name}, {n} x {m}, d = {d}", errors, LIMITS) | {
+                "compile_s": compile_s
+            }
+
+
+def batch_checks(scale: Scale) -> Iterator[Record]:
+    """Every engine under `jax.vmap`, problems of one shape and different epsilon."""
+    n, m, d = scale.checks[0]
+    x, y, epsilon, right, direction, curvature = expected(n, m, d)
+    factors = (1.0, 2.0)
+    a, b = np.full(n, 1 / n), np.full(m, 1 / m)
+    other = truth(x, y, a, b, factors[1] * epsilon, math.inf, right)
+    for name, engine in ENGINES.items():
+        batched = jax.vmap(derivatives(engine), (None, None, 0, None))
+        epsilons = np.asarray([factor * epsilon for factor in factors], np.float32)
+        got = jax.jit(batched)(x, y, epsilons, direction)
+        one, two = (jax.tree.map(lambda leaf, k=k: leaf[k], got) for k in range(2))
+        errors = deviations(one, right, curvature, epsilon)
+        yield close(f"check: {name}, batched, first", errors, LIMITS)
+        errors = deviations(two, other, curvature, factors[1] * epsilon)
+        del errors["Hessian by x"]  # known for the first only
+        yield close(f"check: {name}, batched, second", errors, LIMITS)
