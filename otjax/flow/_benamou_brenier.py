@@ -111,7 +111,7 @@ def _solve(
         closed,
         tolerance,
         max_steps,
-    )
+    )()
     cost = outcome.cost
     for number, slope in zip((a, b, length), outcome.slopes, strict=True):
         if number is not None and slope is not None:

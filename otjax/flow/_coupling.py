@@ -191,15 +191,16 @@ class Conditional(AbstractCoupling):
     weight: Float[Array, ""]
     minibatch: Minibatch
 
-    def __init__(self, weight: ArrayLike = jnp.inf, *, minibatch: Minibatch = Minibatch()):
+    def __init__(self, weight: ArrayLike = jnp.inf, *, minibatch: Minibatch | None = None):
         """**Arguments:**
 
         - `weight`: positive, in the unit of the cost over that of squared conditions; the distance
             of whole numbers, which are labels, is 0 or 1. `inf` forbids pairs of different
             conditions.
-        - `minibatch`: how the plan is made, and pairs are drawn from it.
+        - `minibatch`: how the plan is made, and pairs are drawn from it; `None` is `Minibatch()`.
         """
         self.weight = positive_number(weight, "weight")
+        minibatch = Minibatch() if minibatch is None else minibatch
         if not isinstance(minibatch, Minibatch):
             raise ValueError(f"`minibatch` must be `Minibatch(...)`, got {minibatch!r}.")
         self.minibatch = minibatch

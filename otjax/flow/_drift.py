@@ -9,7 +9,6 @@ import jax
 import jax.core
 import jax.lax as lax
 import jax.numpy as jnp
-import numpy as np
 from jaxtyping import Array, ArrayLike, Float
 
 from .._results import RESULTS
@@ -67,6 +66,11 @@ class AbstractDrift(eqx.Module):
         """
 
 
+def _all_positive(numbers: Array) -> bool:
+    # On the host, as even constants are traced when JAX computes with them under `jit`.
+    return all(number > 0 for number in jax.device_get(numbers).ravel().tolist())
+
+
 def positive_numbers(value: ArrayLike | tuple[float, ...], name: str) -> Float[Array, " k"]:
     """Returns one positive number or several, as a vector. Traced numbers are not checked.
 
@@ -78,7 +82,7 @@ def positive_numbers(value: ArrayLike | tuple[float, ...], name: str) -> Float[A
             f"`{name}` must be one floating number or several, shape (k,), got shape "
             f"{numbers.shape} and dtype {numbers.dtype}."
         )
-    if not isinstance(numbers, jax.core.Tracer) and not np.all(jax.device_get(numbers) > 0):
+    if not isinstance(numbers, jax.core.Tracer) and not _all_positive(numbers):
         raise ValueError(f"`{name}` must be positive, got {value!r}.")
     return jnp.atleast_1d(numbers).astype(jnp.result_type(float))
 
