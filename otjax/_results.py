@@ -35,3 +35,11 @@ class RESULTS(eqx.Enumeration):
         "`epsilon` must be finite and positive, in units of the cost. Pass a positive `epsilon`."
     )
     invalid_rho = "`rho` must be positive and not NaN. Pass a positive `rho` to `Unbalanced`."
+    invalid_cost = (
+        "`cost` is not a convex function of the difference of its points, so that on the line the "
+        "monotone plan is not optimal. Use `otjax.solve_exact` with a `PointCloud`."
+    )
+    invalid_covariance = (
+        "Covariances must be finite, symmetric and positive semi-definite. Pass `(c + c.T) / 2`, "
+        "and check for eigenvalues below zero."
+    )
