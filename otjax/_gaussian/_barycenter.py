@@ -18,7 +18,7 @@ class GaussianBarycenter(eqx.Module):
 
     - `mean`, `cov`: shapes (d,) and (d, d).
     - `num_steps`: how many steps were taken.
-    - `error`: by how much the last one moved the square root of the covariance, relative to its size.
+    - `error`: by how much the last one moved the root of the covariance, relative to its size.
     - `result`: a member of `RESULTS`. Numbers are finite whatever it is.
     """
 

@@ -96,7 +96,8 @@ def solve_gaussian(
         raise ValueError(f"`masses` must be a pair of numbers, got {masses!r}.")
     if not isinstance(marginals, (Balanced, Unbalanced)):
         raise ValueError(
-            f"`marginals` must be `Balanced()` or `Unbalanced(rho)` for both sides, got {marginals!r}."
+            "`marginals` must be `Balanced()` or `Unbalanced(rho)` for both sides, got "
+            f"{marginals!r}."
         )
     mass_a, mass_b = (float_scalar(m, f"masses[{k}]", dtype) for k, m in enumerate(masses))
     epsilon = float_scalar(epsilon, "epsilon", dtype)
@@ -184,12 +185,13 @@ def _entropic_bures_jvp(primals, tangents):
 
 
 def _unbalanced(mean_a, cov_a, mean_b, cov_b, mass_a, mass_b, epsilon, rho):
-    r"""For a plan $m \pi$ of mass m, the objective is $m J(\pi)$ and terms in m alone. J is least at
-    a Gaussian whose mean and covariance separate; then m follows, and the value from m.
+    r"""For a plan $m \pi$ of mass m, the objective is $m J(\pi)$ and terms in m alone. J is least
+    at a Gaussian whose mean and covariance separate; then m follows, and the value from m.
 
     The precision of $\pi$ is $[[P, -k], [-k, Q]]$ with $k = 2 / \epsilon$, where
-    $P = A^{-1} + 1 / \lambda + \tau k^2 Q^{-1}$, likewise Q. With $\tilde A = A (1 + A / \lambda)^{-1}$
-    that is $\tilde A P = 1 + \tilde A E / s$ for $E \tilde A E + s E = \tilde B$.
+    $P = A^{-1} + 1 / \lambda + \tau k^2 Q^{-1}$, likewise Q. With
+    $\tilde A = A (1 + A / \lambda)^{-1}$ that is $P^{-1} = (1 + \tilde A E / s)^{-1} \tilde A$ for
+    $E \tilde A E + s E = \tilde B$.
     """
     one = jnp.eye(mean_a.shape[0], dtype=mean_a.dtype)
     lam, tau, k = (epsilon + rho) / 2, rho / (rho + epsilon), 2 / epsilon

@@ -6,10 +6,12 @@ one, and the solution of the linear one from itself. Only symmetric eigenvalue a
 decompositions are taken, which every accelerator has.
 """
 
+import math
+
 import jax
 import jax.lax as lax
 import jax.numpy as jnp
-from jaxtyping import Array, Float
+from jaxtyping import Array, Bool, Float
 
 
 def product(*matrices: Float[Array, "_ _"]) -> Float[Array, "_ _"]:
@@ -25,24 +27,20 @@ def inner(left: Float[Array, "d d"], right: Float[Array, "d d"]) -> Float[Array,
     return jnp.sum(left * right)
 
 
-def clipped_spectrum(
-    matrix: Float[Array, "d d"],
-) -> tuple[Float[Array, " d"], Float[Array, "d d"], Float[Array, ""]]:
-    """The eigenvalues of a positive semi-definite matrix, with what is nothing but rounding set to
-    zero, its eigenvectors, and the least eigenvalue as it is."""
+def square_root(
+    matrix: Float[Array, "d d"], cleaned: Bool[Array, ""] | bool = False
+) -> Float[Array, "d d"]:
+    """The square root of a positive semi-definite matrix; if `cleaned`, without the eigenvalues
+    that are nothing but rounding. Not to be differentiated."""
     values, vectors = jnp.linalg.eigh(matrix, symmetrize_input=False)
-    return jnp.where(values > _noise(values), values, 0), vectors, values[0]
-
-
-def square_root(matrix: Float[Array, "d d"]) -> Float[Array, "d d"]:
-    """The square root of a positive semi-definite matrix. Not to be differentiated."""
-    values, vectors, _ = clipped_spectrum(matrix)
+    values = jnp.where(values > jnp.where(cleaned, _noise(values), 0), values, 0)
     return product(vectors * jnp.sqrt(values)[None, :], vectors.T)
 
 
 def _noise(values: Float[Array, " d"]) -> Float[Array, ""]:
     """The size up to which eigenvalues or singular values are nothing but rounding."""
-    return 8 * values.shape[0] * jnp.finfo(values.dtype).eps * jnp.max(jnp.abs(values))
+    eps = jnp.finfo(values.dtype).eps
+    return 4 * math.sqrt(values.shape[0]) * eps * jnp.max(jnp.abs(values))
 
 
 @jax.custom_jvp
@@ -56,8 +54,8 @@ def riccati(
     (arXiv:2006.02572), proposition 2: $b^{1/2} ((b^{1/2} a b^{1/2} + s^2 / 4)^{1/2} + s / 2)^{-1}
     b^{1/2}$; a pseudo-inverse, where at $s = 0$ one is needed.
     """
-    root_b = square_root(b)
-    _, r, right = jnp.linalg.svd(product(square_root(a), root_b))
+    root_a, root_b = (square_root(matrix, cleaned=s == 0) for matrix in (a, b))
+    _, r, right = jnp.linalg.svd(product(root_a, root_b))
     x = jnp.sqrt(jnp.square(r) + jnp.square(s) / 4) + s / 2
     positive = (r > _noise(r)) | (s > 0)
     half = product(root_b, right.T)
@@ -99,12 +97,12 @@ def _solve_lyapunov(
     s: Float[Array, ""],
     right: Float[Array, "d d"],
 ) -> Float[Array, "d d"]:
-    r"""In the basis of $a^{1/2} e a^{1/2} = Q \Lambda Q^T$: $G = a^{1/2} Q$ are right eigenvectors of
-    $a e$ and $H = e G \Lambda^{-1}$ left ones, $H^T G = 1$. What neither reaches is the kernel of
-    $a e$, which at $s = 0$ has no part in the solution."""
+    r"""In the basis of $a^{1/2} e a^{1/2} = Q \Lambda Q^T$: $G = a^{1/2} Q$ are right eigenvectors
+    of $a e$ and $H = e G \Lambda^{-1}$ left ones, $H^T G = 1$. What neither reaches is the kernel
+    of $a e$, which at $s = 0$ has no part in the solution."""
     right, root_a = _symmetric(right), square_root(a)
-    values, q, _ = clipped_spectrum(_symmetric(product(root_a, e, root_a)))
-    positive = values > 0
+    values, q = jnp.linalg.eigh(_symmetric(product(root_a, e, root_a)))
+    positive = values > _noise(values)
     values = jnp.where(positive, values, 1)
     g = jnp.where(positive[None, :], product(root_a, q), 0)
     h = product(e, g) / values[None, :]

@@ -1,9 +1,9 @@
 r"""Wasserstein distances on the circle (Delon, Salomon and Sobolevski 2010, arXiv:0902.3527).
 
 Cut open at a level $\alpha$ of cumulative mass, the circle is the line, and the best cut is that of
-least cost. The cost is convex and piecewise linear in $\alpha$, so bisection on the sign of its slope
-finds the best cut, which is where ends of mass of the two sides meet. There the problem is one on
-the line, with all its derivatives.
+least cost. The cost is convex and piecewise linear in $\alpha$, so bisection on the sign of its
+slope finds the best cut, which is where ends of mass of the two sides meet. There the problem is
+one on the line, with all its derivatives.
 """
 
 import equinox as eqx

@@ -1,8 +1,8 @@
 r"""Dual potentials on the line, and the transport cost with its derivatives.
 
 Where a level of cumulative mass $A_i$ moves, the boundary between the points $x_i$ and $x_{i+1}$
-does, against the point $y$ that has this level: $\partial V / \partial A_i = c(x_i, y) - c(x_{i+1}, y)$.
-Summed up, these steps are the potentials.
+does, against the point $y$ that has this level: the derivative of the cost by $A_i$ is
+$c(x_i, y) - c(x_{i+1}, y)$. Summed up, these steps are the potentials.
 """
 
 import equinox as eqx
@@ -12,12 +12,10 @@ import jax.numpy as jnp
 from jaxtyping import Array, Float
 
 from .._ground_cost import GroundCost
-from ._staircase import levels, sorting, Staircase
+from ._staircase import levels, sorting
 
 
-def along(
-    cost: GroundCost, x: Float[Array, " k"], y: Float[Array, " k"]
-) -> Float[Array, " k"]:
+def along(cost: GroundCost, x: Float[Array, " k"], y: Float[Array, " k"]) -> Float[Array, " k"]:
     """The costs between pairs of points of the line."""
     return jax.vmap(cost)(x[:, None], y[:, None])
 
@@ -55,7 +53,6 @@ def potentials(
         [jnp.zeros((1,), u.dtype), jnp.cumsum(sum(steps_y) / 2)]
     )
     f, g = f[jnp.argsort(order_x)], g[jnp.argsort(order_y)]
-    a, b = lax.stop_gradient((a, b))
     shift = (jnp.sum(a * f) - jnp.sum(b * g)) / (2 * jnp.sum(a))
     return f - shift, g + shift
 

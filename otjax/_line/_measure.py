@@ -55,13 +55,11 @@ def valid_points(
 ) -> tuple[Float[Array, " n"], Bool[Array, ""]]:
     """Points to compute with, and whether those that have mass are finite.
 
-    Points of mass zero are moved to within the range of the others, with derivative zero.
+    Points of mass zero are put where another point is, so that nothing depends on them.
     """
     alive, known = masses > 0, jnp.isfinite(x)
-    finite = jnp.all(known | ~alive)
     x = jnp.where(known, x, 0)
-    low, high = jnp.min(jnp.where(alive, x, jnp.inf)), jnp.max(jnp.where(alive, x, -jnp.inf))
-    return jnp.where(alive, x, lax.stop_gradient(jnp.clip(x, low, high))), finite
+    return jnp.where(alive, x, x[jnp.argmax(alive)]), jnp.all(known | ~alive)
 
 
 def same_total(

@@ -26,8 +26,7 @@ def staircase(
     (n,), (m,) = x.shape, y.shape
     order_x, order_y = sorting(x), sorting(y)
     keys = [
-        jnp.concatenate(both)
-        for both in zip(levels(a[order_x]), levels(b[order_y]), strict=True)
+        jnp.concatenate(both) for both in zip(levels(a[order_x]), levels(b[order_y]), strict=True)
     ]
     index = jnp.arange(n + m)
     merged = lax.sort([*lax.stop_gradient(keys), index], num_keys=len(keys), is_stable=True)[-1]

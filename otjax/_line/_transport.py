@@ -20,10 +20,11 @@ class LineSolution(eqx.Module):
     - `value`: the optimal cost $\sum_k m_k \, c(x_{i_k}, y_{j_k})$.
     - `potentials`: $(f, g)$, shapes (n,) and (m,), with $f_i + g_j \le c(x_i, y_j)$ and equality
       where mass moves. They are the derivatives of `value` by the masses; the constant left open
-      is chosen such that both have the same mean under the masses.
+      is chosen such that both have the same mean under the masses. A point of mass zero has that
+      of another point.
     - `i`, `j`, `mass`: the plan, in the order of the line: `mass[k]` goes from point `i[k]` to
       point `j[k]`. Shape (n + m - 1,); unused entries have mass 0.
-    - `x`, `y`: the points.
+    - `x`, `y`: the points; those of mass zero are put where another point is.
     - `result`: a member of `RESULTS`. Numbers are finite whatever it is.
     """
 

@@ -6,6 +6,7 @@ from typing import TypeVar
 import jax
 import jax.lax as lax
 import jax.numpy as jnp
+from jax.typing import DTypeLike
 from jaxtyping import Array, Float, PRNGKeyArray, PyTree
 
 
@@ -16,7 +17,7 @@ _COORDINATES = 2**22
 
 
 def random_directions(
-    key: PRNGKeyArray, num_projections: int, d: int, dtype: jnp.dtype | None = None
+    key: PRNGKeyArray, num_projections: int, d: int, dtype: DTypeLike | None = None
 ) -> Float[Array, "k d"]:
     """Directions that are independent and uniform on the unit sphere.
 
@@ -35,6 +36,8 @@ def random_directions(
     for name, number in (("num_projections", num_projections), ("d", d)):
         if not isinstance(number, int) or number < 1:
             raise ValueError(f"`{name}` must be a positive integer, got {number!r}.")
+    if not isinstance(key, Array):
+        raise ValueError(f"`key` must be a key such as `jax.random.key(0)`, got {key!r}.")
     dtype = jnp.result_type(float) if dtype is None else dtype
     return unit(jax.random.normal(key, (num_projections, d), dtype))
 

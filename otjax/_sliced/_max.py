@@ -156,9 +156,7 @@ def _ascend(
     optimiser = search.optimiser
     if optimiser is None:
         optimiser = optax.adam(optax.cosine_decay_schedule(0.3, search.num_steps))
-    slopes = jax.vmap(
-        jax.value_and_grad(lambda direction: _distance(valid, p, matches, direction))
-    )
+    slopes = jax.vmap(jax.value_and_grad(lambda direction: _distance(valid, p, matches, direction)))
 
     def step(carry, _):
         directions, state, best, best_distances = carry
@@ -169,7 +167,12 @@ def _ascend(
         # optax itself mixes dtypes.
         with jax.numpy_dtype_promotion("standard"), jax.numpy_rank_promotion("allow"):
             updates, state = optimiser.update(outward * directions - slope, state, directions)
-        return (unit(directions + updates), state, best, jnp.maximum(distances, best_distances)), None
+        return (
+            unit(directions + updates),
+            state,
+            best,
+            jnp.maximum(distances, best_distances),
+        ), None
 
     none_yet = jnp.full_like(starts[:, 0], -jnp.inf)
     start = (starts, optimiser.init(starts), starts, none_yet)

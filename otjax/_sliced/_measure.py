@@ -1,7 +1,6 @@
 """Pairs of weighted point clouds that are to be projected."""
 
 import equinox as eqx
-import jax.lax as lax
 import jax.numpy as jnp
 from jaxtyping import Array, ArrayLike, Float
 
@@ -53,7 +52,7 @@ def clouds(x: ArrayLike, y: ArrayLike, a: ArrayLike | None, b: ArrayLike | None)
 def valid_clouds(given: Clouds) -> tuple[ValidClouds, RESULTS]:
     """Clouds to compute with, and what was wrong with the given ones.
 
-    Points of mass zero are put where another point is, with derivative zero.
+    Points of mass zero are put where another point is, so that nothing depends on them.
     """
     sides, finite, masses = [], [], []
     for points, mass in ((given.x, given.a), (given.y, given.b)):
@@ -62,8 +61,7 @@ def valid_clouds(given: Clouds) -> tuple[ValidClouds, RESULTS]:
         known = jnp.isfinite(points)
         finite.append(jnp.all(known | ~alive[:, None]))
         points = jnp.where(known, points, 0)
-        other = lax.stop_gradient(points[jnp.argmax(alive)])
-        sides.append((jnp.where(alive[:, None], points, other[None, :]), mass))
+        sides.append((jnp.where(alive[:, None], points, points[jnp.argmax(alive)][None, :]), mass))
         masses.append(valid)
     (x, a), (y, b) = sides
     b, totals = same_total(a, b)
