@@ -12,6 +12,18 @@ from ._assignment import Assignment as Assignment, assignment as assignment
 from ._certificate import Certificate as Certificate, certify as certify
 from ._divergence import divergence as divergence
 from ._exact import ExactSolution as ExactSolution, solve_exact as solve_exact
+from ._gaussian import (
+    AffineMap as AffineMap,
+    bures_wasserstein as bures_wasserstein,
+    gaussian_barycenter as gaussian_barycenter,
+    gaussian_geodesic as gaussian_geodesic,
+    gaussian_map as gaussian_map,
+    GaussianBarycenter as GaussianBarycenter,
+    GaussianSolution as GaussianSolution,
+    mixture_wasserstein as mixture_wasserstein,
+    solve_gaussian as solve_gaussian,
+    squared_bures_wasserstein as squared_bures_wasserstein,
+)
 from ._geometry import (
     AbstractGeometry as AbstractGeometry,
     AbstractPlan as AbstractPlan,
@@ -26,6 +38,13 @@ from ._ground_cost import (
     Euclidean as Euclidean,
     PNorm as PNorm,
     SqEuclidean as SqEuclidean,
+)
+from ._line import (
+    LineSolution as LineSolution,
+    quantile as quantile,
+    transport_1d as transport_1d,
+    wasserstein_1d as wasserstein_1d,
+    wasserstein_circle as wasserstein_circle,
 )
 from ._marginals import (
     AbstractMarginal as AbstractMarginal,
@@ -49,6 +68,15 @@ from ._sinkhorn_knopp import (
     ScaledMatrix as ScaledMatrix,
     sinkhorn_knopp as sinkhorn_knopp,
     sinkhorn_knopp_log as sinkhorn_knopp_log,
+)
+from ._sliced import (
+    max_sliced_wasserstein as max_sliced_wasserstein,
+    MaxSlice as MaxSlice,
+    random_directions as random_directions,
+    sliced_plan as sliced_plan,
+    sliced_wasserstein as sliced_wasserstein,
+    SlicedPlan as SlicedPlan,
+    SphereAscent as SphereAscent,
 )
 from ._soft_sort import (
     soft_quantile as soft_quantile,

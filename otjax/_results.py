@@ -73,6 +73,14 @@ class RESULTS(eqx.Enumeration):
         "`tolerance`, make the objective more accurate, or use float64."
     )
     invalid_growth = "`growth` must be finite and positive, a length. Pass a positive `growth`."
+    invalid_cost = (
+        "`cost` is not a convex function of the difference of its points, so that on the line the "
+        "monotone plan is not optimal. Use `otjax.solve_exact` with a `PointCloud`."
+    )
+    invalid_covariance = (
+        "Covariances must be finite, symmetric and positive semi-definite. Pass `(c + c.T) / 2`, "
+        "and check for eigenvalues below zero."
+    )
 
 
 def is_invalid(result: RESULTS) -> Bool[Array, ""]:

@@ -10,7 +10,7 @@ from jaxtyping import Array, ArrayLike, Float
 
 from ._batches import all_finite, checked_velocity, cleaned, nan_unless, two_batches, Velocity
 from ._coupling import AbstractCoupling, check_condition, Independent
-from ._interpolant import AbstractInterpolant, Linear
+from ._interpolant import AbstractInterpolant
 from ._pairs import Pairs
 
 
@@ -23,7 +23,7 @@ def velocity_loss(
     condition: ArrayLike | None = None,
     *,
     coupling: AbstractCoupling = Independent(),
-    interpolant: AbstractInterpolant = Linear(),
+    interpolant: AbstractInterpolant | None = None,
     has_aux: Literal[False] = False,
 ) -> Float[Array, ""]: ...
 
@@ -37,7 +37,7 @@ def velocity_loss(
     condition: ArrayLike | None = None,
     *,
     coupling: AbstractCoupling = Independent(),
-    interpolant: AbstractInterpolant = Linear(),
+    interpolant: AbstractInterpolant | None = None,
     has_aux: Literal[True],
 ) -> tuple[Float[Array, ""], Pairs]: ...
 
@@ -51,7 +51,7 @@ def velocity_loss(
     condition: ArrayLike | None = None,
     *,
     coupling: AbstractCoupling = Independent(),
-    interpolant: AbstractInterpolant = Linear(),
+    interpolant: AbstractInterpolant | None = None,
     has_aux: bool = False,
 ) -> Float[Array, ""] | tuple[Float[Array, ""], Pairs]:
     r"""The loss of flow matching: how far a velocity field is from the velocities of paths,
@@ -74,7 +74,8 @@ def velocity_loss(
     - `x0`, `x1`: samples of the start and of the end, shapes (n, ...) and (m, ...).
     - `condition`: what each sample of the end comes with, such as its label, axes (m, ...).
     - `coupling`: `Independent()`, `Paired()`, `Minibatch(...)` or `Conditional(...)`.
-    - `interpolant`: `Linear(...)`, `BrownianBridge(sigma)` or `Trigonometric()`.
+    - `interpolant`: `Linear(...)`, `BrownianBridge(sigma)` or `Trigonometric()`; `None`
+        is `Linear()`.
     - `has_aux`: whether to return the `Pairs` as well, which tell how good the coupling was.
 
     **Returns:** the loss, in the squared unit of the samples; with `has_aux` the pair of it and the
@@ -83,6 +84,7 @@ def velocity_loss(
     **Raises:** `ValueError` for wrong shapes, dtypes and types.
     """
     x0, x1 = two_batches(x0, x1, ("x0", "x1"))
+    interpolant = Linear() if interpolant is None else interpolant
     if not isinstance(coupling, AbstractCoupling):
         raise ValueError(f"`coupling` must be a coupling such as `Minibatch()`, got {coupling!r}.")
     if not isinstance(interpolant, AbstractInterpolant):
