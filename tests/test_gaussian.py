@@ -175,7 +175,7 @@ def test_entropic_transport_is_that_of_a_fine_grid(marginals, masses):
     problem = otjax.EntropicProblem(
         otjax.PointCloud(x, y), masses[0] * a, masses[1] * b, epsilon=1.5, marginals=marginals
     )
-    solved = otjax.solve(problem)
+    solved = otjax.solve(problem, tolerance=1e-12)
     closed = otjax.solve_gaussian(ma, ca, mb, cb, epsilon=1.5, masses=masses, marginals=marginals)
     np.testing.assert_allclose(closed.value, solved.value, rtol=1e-8)
     np.testing.assert_allclose(closed.value_linear, solved.value_linear, rtol=1e-5)

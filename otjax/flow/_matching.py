@@ -10,7 +10,7 @@ from jaxtyping import Array, ArrayLike, Float
 
 from ._batches import all_finite, checked_velocity, cleaned, nan_unless, two_batches, Velocity
 from ._coupling import AbstractCoupling, check_condition, Independent
-from ._interpolant import AbstractInterpolant
+from ._interpolant import AbstractInterpolant, Linear
 from ._pairs import Pairs
 
 
