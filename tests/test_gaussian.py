@@ -171,7 +171,7 @@ def grid(mean, cov, n):
 def test_entropic_transport_is_that_of_a_fine_grid(marginals, masses):
     ma, mb = mean(1, d=2), mean(2, d=2)
     ca, cb = 0.5 * covariance(1, d=2), covariance(2, d=2)
-    (x, a), (y, b) = grid(ma, ca, 20), grid(mb, cb, 20)
+    (x, a), (y, b) = grid(ma, ca, 28), grid(mb, cb, 28)
     problem = otjax.EntropicProblem(
         otjax.PointCloud(x, y), masses[0] * a, masses[1] * b, epsilon=1.5, marginals=marginals
     )
