@@ -93,6 +93,7 @@ def test_digits_stop_at_a_broken_step_and_keep_the_checkpoint(run, tmp_path: Pat
     assert not (tmp_path / "checkpoint.tmp").exists()
 
 
+@pytest.mark.slow
 def test_flow_draws_a_mesh(run, tmp_path: Path):
     mesh = tmp_path / "tetrahedron.obj"
     mesh.write_text("# four vertices\nv 0 0 0\nv 1 0 0\nv 0 1 0\nvn 0 0 1\nv 0 0 1\nf 1 2 3\n")
