@@ -112,10 +112,10 @@ def soft_top_k(
     types.
     """
     x, exists, epsilon = _arguments(x, where, epsilon)
-    known = known_number(count(k, "k"))
+    whole, known = count(k, "k"), known_number(k)
     if known is not None and not 1 <= known <= x.shape[0]:
         raise ValueError(f"`k` must be from 1 to the {x.shape[0]} numbers in `x`, got {k}.")
-    return _top_k(x, exists, epsilon, count(k, "k"))
+    return _top_k(x, exists, epsilon, whole)
 
 
 def soft_quantile(

@@ -51,6 +51,7 @@ def lacks_total_support(
     error = error + _rounding(a)
     certain = allowed & (plan > error)
     doubtful = allowed & ~certain
+    has_zeros = jnp.any(~allowed & (a > 0)[:, None] & (b > 0)[None, :])
 
     def search() -> Bool[Array, ""]:
         follows = lambda left, right: _product(left.astype(a.dtype), right.astype(a.dtype)) > 0
@@ -63,7 +64,7 @@ def lacks_total_support(
         full = jnp.abs(spare) <= _rounding(a)
         return jnp.any(doubtful & ~rows.T & full[None, :])
 
-    return cond_any(jnp.any(doubtful), search, lambda: jnp.array(False))
+    return cond_any(jnp.any(doubtful) & has_zeros, search, lambda: jnp.array(False))
 
 
 def _product(left: Array, right: Array) -> Array:

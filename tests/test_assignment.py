@@ -66,7 +66,7 @@ def check_proof(cost, columns, value, f, g, *, atol):
         np.testing.assert_allclose(f.mean(), g.mean(), atol=atol)
 
 
-@pytest.mark.parametrize("shape", [(1, 1), (2, 5), (9, 9), (23, 40), (48, 48)])
+@pytest.mark.parametrize("shape", [(1, 1), (9, 9), (23, 40)])
 def test_costs_what_scipy_finds_and_proves_it(shape):
     rng = np.random.default_rng(shape)
     costs = np.stack([kind(rng, shape) for kind in KINDS for _ in range(4)])
@@ -148,7 +148,8 @@ def test_ties_do_not_make_paths_longer():
     """Among equals a column without a row ends the search, though it is the last."""
     row_of = jnp.arange(64).astype(jnp.int32).at[-1].set(-1)
     cost, v = jnp.zeros((64, 64)), jnp.zeros(64)
-    end, length, _, _, visited = _shortest_path(cost, row_of, v, jnp.asarray(63, jnp.int32))
+    search = jax.jit(_shortest_path)
+    end, length, _, _, visited = search(cost, row_of, v, jnp.asarray(63, jnp.int32))
     assert end == 63 and length == 0 and not visited.any()
 
 

@@ -26,14 +26,14 @@ def alternated(matrix, a, b, steps=20_000):
     return matrix
 
 
-def rectangular(dtype=jnp.float64):
+def rectangular():
     """A matrix with zeros and marginals with zeros, which leaves room for everybody."""
     matrix = np.random.default_rng(0).uniform(0.2, 2.0, size=(N, M))
     matrix[0, :3] = matrix[2, 4] = 0
     matrix[3] = 0
     a, b = (np.array(mass) for mass in masses(1, n=N, m=M, totals=(3.0, 3.0)))
     a[3] = b[5] = 0
-    return (jnp.asarray(array, dtype) for array in (matrix, 3 * a / a.sum(), 3 * b / b.sum()))
+    return (jnp.asarray(array) for array in (matrix, 3 * a / a.sum(), 3 * b / b.sum()))
 
 
 def test_a_square_matrix_becomes_doubly_stochastic():
@@ -45,19 +45,16 @@ def test_a_square_matrix_becomes_doubly_stochastic():
     np.testing.assert_allclose(scaled.matrix, alternated(matrix, np.ones(N), np.ones(N)), rtol=1e-9)
 
 
-@pytest.mark.parametrize("dtype, rtol", [(jnp.float64, 1e-9), (jnp.float32, 1e-3)])
-def test_given_marginals_zeros_and_scalings(dtype, rtol):
-    matrix, a, b = rectangular(dtype)
+def test_given_marginals_zeros_and_scalings():
+    matrix, a, b = rectangular()
     scaled = otjax.sinkhorn_knopp(matrix, a, b)
     assert scaled.result == RESULTS.successful
-    assert scaled.matrix.dtype == scaled.log_scalings[0].dtype == dtype
-    expected = alternated(np.asarray(matrix, float), np.asarray(a, float), np.asarray(b, float))
-    np.testing.assert_allclose(scaled.matrix, expected, rtol=rtol)
+    np.testing.assert_allclose(scaled.matrix, alternated(matrix, a, b), rtol=1e-9)
     np.testing.assert_array_equal(scaled.matrix[matrix == 0], 0)
     r, c = scaled.log_scalings
     assert r[3] == c[5] == -jnp.inf
     product = jnp.exp(r)[:, None] * matrix * jnp.exp(c)[None, :]
-    np.testing.assert_allclose(product, scaled.matrix, rtol=rtol)
+    np.testing.assert_allclose(product, scaled.matrix, rtol=1e-9)
 
 
 def test_logarithms_are_the_same_matrix():
@@ -77,8 +74,9 @@ def test_two_by_two():
 
     matrix = jnp.array([[2.0, 0.3], [0.7, 1.1]])
     found = lambda matrix: otjax.sinkhorn_knopp(matrix).matrix[0, 0]
-    np.testing.assert_allclose(found(matrix), share(matrix), rtol=1e-11)
-    np.testing.assert_allclose(jax.grad(found)(matrix), jax.grad(share)(matrix), rtol=1e-10)
+    value, gradient = jax.value_and_grad(found)(matrix)
+    np.testing.assert_allclose(value, share(matrix), rtol=1e-11)
+    np.testing.assert_allclose(gradient, jax.grad(share)(matrix), rtol=1e-10)
     np.testing.assert_allclose(
         jax.hessian(found)(matrix), jax.hessian(share)(matrix), rtol=1e-8, atol=1e-12
     )
@@ -100,8 +98,9 @@ def test_derivatives_in_both_modes():
         return jnp.sum(weights * scaled.matrix**2) + scaled.log_scalings[0][1]
 
     direction = (d_matrix, d_a, d_b)
-    expected = central_difference(jax.jit(weighted), point, direction)
-    _, forward = jax.jvp(weighted, (point,), (direction,))
+    both = jax.jit(lambda point: jax.jvp(weighted, (point,), (direction,)))
+    expected = central_difference(lambda point: both(point)[0], point, direction)
+    _, forward = both(point)
     gradient = jax.grad(weighted)(point)
     np.testing.assert_allclose(forward, expected, rtol=1e-7)
     np.testing.assert_allclose(inner_product(gradient, direction), expected, rtol=1e-7)
@@ -139,6 +138,7 @@ def test_what_the_zeros_allow(dtype):
     for k, (name, (_, verdict)) in enumerate(VERDICTS.items()):
         result = jax.tree.map(lambda leaf, k=k: leaf[k], scaled.result)
         assert result == verdict, (name, RESULTS[result])
+    assert scaled.matrix.dtype == scaled.log_scalings[0].dtype == dtype
     assert jnp.all(jnp.isfinite(scaled.matrix))
     place = list(VERDICTS).index("triangular")
     np.testing.assert_allclose(scaled.matrix[place], np.eye(4), atol=1e-3)
