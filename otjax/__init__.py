@@ -2,20 +2,34 @@
 
 import importlib.metadata
 
-from . import gan as gan, nn as nn
+from . import flow as flow, gan as gan, nn as nn
 from ._adjoint import (
     AbstractAdjoint as AbstractAdjoint,
     ImplicitAdjoint as ImplicitAdjoint,
     UnrolledAdjoint as UnrolledAdjoint,
 )
+from ._assignment import Assignment as Assignment, assignment as assignment
 from ._certificate import Certificate as Certificate, certify as certify
 from ._divergence import divergence as divergence
 from ._exact import ExactSolution as ExactSolution, solve_exact as solve_exact
+from ._gaussian import (
+    AffineMap as AffineMap,
+    bures_wasserstein as bures_wasserstein,
+    gaussian_barycenter as gaussian_barycenter,
+    gaussian_geodesic as gaussian_geodesic,
+    gaussian_map as gaussian_map,
+    GaussianBarycenter as GaussianBarycenter,
+    GaussianSolution as GaussianSolution,
+    mixture_wasserstein as mixture_wasserstein,
+    solve_gaussian as solve_gaussian,
+    squared_bures_wasserstein as squared_bures_wasserstein,
+)
 from ._geometry import (
     AbstractGeometry as AbstractGeometry,
     AbstractPlan as AbstractPlan,
     CostMatrix as CostMatrix,
     PointCloud as PointCloud,
+    Prepared as Prepared,
 )
 from ._ground_cost import (
     AbstractFactoredCost as AbstractFactoredCost,
@@ -25,12 +39,23 @@ from ._ground_cost import (
     PNorm as PNorm,
     SqEuclidean as SqEuclidean,
 )
+from ._line import (
+    LineSolution as LineSolution,
+    quantile as quantile,
+    transport_1d as transport_1d,
+    wasserstein_1d as wasserstein_1d,
+    wasserstein_circle as wasserstein_circle,
+)
 from ._marginals import (
     AbstractMarginal as AbstractMarginal,
     Balanced as Balanced,
     Unbalanced as Unbalanced,
 )
-from ._problem import EntropicProblem as EntropicProblem, Relative as Relative
+from ._problem import (
+    EntropicProblem as EntropicProblem,
+    PreparedProblem as PreparedProblem,
+    Relative as Relative,
+)
 from ._reduction import (
     AbstractEngine as AbstractEngine,
     Dense as Dense,
@@ -39,6 +64,26 @@ from ._reduction import (
 )
 from ._results import RESULTS as RESULTS
 from ._sinkhorn_divergence import sinkhorn_divergence as sinkhorn_divergence
+from ._sinkhorn_knopp import (
+    ScaledMatrix as ScaledMatrix,
+    sinkhorn_knopp as sinkhorn_knopp,
+    sinkhorn_knopp_log as sinkhorn_knopp_log,
+)
+from ._sliced import (
+    max_sliced_wasserstein as max_sliced_wasserstein,
+    MaxSlice as MaxSlice,
+    random_directions as random_directions,
+    sliced_plan as sliced_plan,
+    sliced_wasserstein as sliced_wasserstein,
+    SlicedPlan as SlicedPlan,
+    SphereAscent as SphereAscent,
+)
+from ._soft_sort import (
+    soft_quantile as soft_quantile,
+    soft_rank as soft_rank,
+    soft_sort as soft_sort,
+    soft_top_k as soft_top_k,
+)
 from ._solution import Solution as Solution, Stats as Stats
 from ._solve import solve as solve
 from ._solver import (
@@ -51,6 +96,7 @@ from ._solver import (
     GeometricAnnealing as GeometricAnnealing,
     LBFGS as LBFGS,
     NoAnnealing as NoAnnealing,
+    Outcome as Outcome,
     Overrelaxation as Overrelaxation,
     Plain as Plain,
     Sinkhorn as Sinkhorn,

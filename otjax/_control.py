@@ -1,5 +1,6 @@
 """Control flow that stays cheap under `jax.vmap`."""
 
+import functools as ft
 from collections.abc import Callable
 from typing import TypeVar
 
@@ -32,8 +33,9 @@ def cond_any(
     return lax.cond(eqxi.unvmap_any(condition), chosen, lambda: otherwise)
 
 
-def in_turn(function: Callable[..., Out], *args: PyTree) -> Out:
-    """`function(*args)`, of which a CPU computes a batch one member after another.
+def in_turn(function: Callable[..., Out], *args: PyTree) -> Callable[[], Out]:
+    """The call `function(*args)`, to be made, of which a CPU computes a batch one member after
+    another.
 
     A loop over a whole batch goes on until its last member is done and moves every member through
     memory in each step; on a CPU it is faster to take the members one by one, each in cache and
@@ -56,4 +58,4 @@ def in_turn(function: Callable[..., Out], *args: PyTree) -> Out:
         )
         return out, jax.tree.map(lambda _: True, out)
 
-    return call(arrays)
+    return ft.partial(call, arrays)

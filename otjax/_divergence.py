@@ -1,7 +1,10 @@
 """The Sinkhorn divergence, a transport loss without entropic bias."""
 
-from typing import NamedTuple, TypeAlias
+from collections.abc import Callable
+from typing import NamedTuple, TypeAlias, TypeVar
 
+import equinox as eqx
+import jax
 import jax.lax as lax
 import jax.numpy as jnp
 from jaxtyping import Array, ArrayLike, Float, Int
@@ -15,6 +18,8 @@ from ._solution import Solution
 from ._solve import solve
 from ._solver import AbstractSolver, SymmetricSinkhorn
 
+
+Out = TypeVar("Out")
 
 # Three pairs of potentials.
 Start: TypeAlias = tuple[ArrayLike, ArrayLike]
@@ -88,13 +93,9 @@ def divergence(
     side_a, side_b = problem.marginals
     cross = solve(problem, solver, tolerance=tolerance, init=starts[0], **how)
 
-    def with_itself(name, term, masses, side, start):
+    def itself(name, term, masses, side):
         if isinstance(term, Solution):
-            same = jnp.abs(term.prepared.epsilon / cross.prepared.epsilon - 1) < 1e-4
-            result = RESULTS.where(same, term.result, RESULTS.other_epsilon)
-            return Solution(
-                term.problem, term.prepared, term.potentials, term.value, result, term.stats
-            )
+            return _of_epsilon(term, cross.prepared.epsilon)
         if not isinstance(term, AbstractGeometry):
             raise ValueError(
                 f"`{name}` must be a geometry or a `Solution`, got {type(term).__name__}."
@@ -104,15 +105,14 @@ def divergence(
                 f"`{name}` must be of shape {masses.shape * 2}, as `xy` is of shape {xy.shape}, "
                 f"got {term.shape}."
             )
-        itself = EntropicProblem(
-            term, masses, masses, epsilon=cross.prepared.epsilon, marginals=side
-        )
-        return solve(itself, self_solver, init=start, **how)
+        return EntropicProblem(term, masses, masses, epsilon=cross.prepared.epsilon, marginals=side)
 
+    terms = itself("xx", xx, problem.a, side_a), itself("yy", yy, problem.b, side_b)
+    solve_one = lambda term, start: (
+        term if isinstance(term, Solution) else solve(term, self_solver, init=start, **how)
+    )
     solutions = DivergenceSolutions(
-        cross,
-        with_itself("xx", xx, problem.a, side_a, starts[1]),
-        with_itself("yy", yy, problem.b, side_b, starts[2]),
+        cross, *_each(solve_one, (terms[0], starts[1]), (terms[1], starts[2]))
     )
     prepared = cross.prepared
     value = cross.value - 0.5 * (solutions.xx.value + solutions.yy.value)
@@ -121,6 +121,30 @@ def divergence(
         value += 0.5 * prepared.epsilon * jnp.square(difference)
     # Rounding may take it below zero; its derivative is right there too.
     return value - lax.stop_gradient(jnp.minimum(value, 0)), solutions
+
+
+def _of_epsilon(given: Solution, epsilon: Float[Array, ""]) -> Solution:
+    """A solution, which says so if it is one at another epsilon."""
+    same = jnp.abs(given.prepared.epsilon / epsilon - 1) < 1e-4
+    result = RESULTS.where(same, given.result, RESULTS.other_epsilon)
+    return eqx.tree_at(lambda solution: solution.result, given, result)
+
+
+def _each(function: Callable[..., Out], first: tuple, second: tuple) -> tuple[Out, Out]:
+    """The results for two tuples of arguments: where these have one structure as a batch of two,
+    which is one program to compile."""
+    (arrays, static), (others, other_static) = (
+        eqx.partition(arguments, eqx.is_array) for arguments in (first, second)
+    )
+    shapes = lambda tree: [(leaf.shape, leaf.dtype) for leaf in jax.tree.leaves(tree)]
+    alike = jax.tree.structure(arrays) == jax.tree.structure(others)
+    alike = alike and shapes(arrays) == shapes(others)
+    if not alike or not eqx.tree_equal(static, other_static):
+        return function(*first), function(*second)
+    both = jax.tree.map(lambda *pair: jnp.stack(pair), arrays, others)
+    batch = eqx.filter_vmap(lambda arrays: function(*eqx.combine(arrays, static)))(both)
+    one = lambda k: jax.tree.map(lambda leaf: leaf[k] if eqx.is_array(leaf) else leaf, batch)
+    return one(0), one(1)
 
 
 def nan_unless_valid(value: Float[Array, ""], *results: RESULTS) -> Float[Array, ""]:

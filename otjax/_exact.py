@@ -122,7 +122,7 @@ def _solve_exact(
     prepared, validity = problem.prepare()
     fixed = constant(prepared)
     gap = gap.astype(fixed.epsilon.dtype)
-    end, reached = in_turn(_narrow, fixed, gap, solver, max_stages)
+    end, reached = in_turn(_narrow, fixed, gap, solver, max_stages)()
     result = RESULTS.where(end.stuck, RESULTS.stagnated, RESULTS.max_steps_reached)
     result = RESULTS.where(reached, RESULTS.successful, result)
     result = RESULTS.where(validity == RESULTS.successful, result, validity)

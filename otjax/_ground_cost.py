@@ -86,7 +86,10 @@ def _squared_distances(x: Float[Array, "n d"], y: Float[Array, "m d"]) -> Float[
         return sum(squares[1:], start=squares[0])
     # |x|^2 - 2 x.y + |y|^2 cancels for points far from the origin: centre first.
     u, w = _squared_factors(*_centred(x, y))
-    return jnp.maximum(jnp.matmul(u, w.T, precision=lax.Precision.HIGHEST), 0)
+    # Apart from what follows: of a product fused with its neighbours XLA tries out many kernels on
+    # a GPU, which takes seconds, and finds none that is faster than a library's.
+    product = lax.optimization_barrier(jnp.matmul(u, w.T, precision=lax.Precision.HIGHEST))
+    return jnp.maximum(product, 0)
 
 
 def _squared_factors(
@@ -109,7 +112,7 @@ def _squared_distances_jvp(primals, tangents):
     along_x, along_y = (jnp.sum(p * dp, axis=1, keepdims=True) for p, dp in ((x, dx), (y, dy)))
     of_x = product(_join(along_x, -dx), _join(jnp.ones_like(along_y), y).T)
     of_y = product(_join(jnp.ones_like(along_x), -x), _join(along_y, dy).T)
-    return _squared_distances(*primals), of_x + of_y
+    return _squared_distances(*primals), lax.optimization_barrier(of_x + of_y)
 
 
 def _join(*columns: Float[Array, "n _"]) -> Float[Array, "n _"]:
@@ -120,7 +123,8 @@ def _centred(
     x: Float[Array, "n d"], y: Float[Array, "m d"]
 ) -> tuple[Float[Array, "n d"], Float[Array, "m d"]]:
     centre = lax.stop_gradient(jnp.mean(y, axis=0, keepdims=True))
-    return x - centre, y - centre
+    # Once: computed anew for each use, and rounded differently, they would not be the same points.
+    return lax.optimization_barrier((x - centre, y - centre))
 
 
 def _rounding_noise(x: Float[Array, "n d"], y: Float[Array, "m d"]) -> Float[Array, "..."]:

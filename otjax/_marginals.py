@@ -30,6 +30,11 @@ class AbstractMarginal(eqx.Module):
         r"""The factor $\lambda$ of a half-step $f = \lambda \, \mathrm{softmin}(g)$."""
 
     @abc.abstractmethod
+    def softness(self) -> Float[Array, ""]:
+        r"""How the mass that is asked for falls when the potential rises by a constant: `share` is
+        multiplied by $e^{-c \cdot \mathrm{softness}}$. 0 where the marginal is fixed."""
+
+    @abc.abstractmethod
     def prepare(self) -> tuple["AbstractMarginal", Bool[Array, ""]]:
         """The same with valid numbers, and whether they were."""
 
@@ -46,6 +51,9 @@ class Balanced(AbstractMarginal):
     def damping(self, epsilon: Float[Array, ""]) -> Float[Array, ""]:
         return jnp.ones_like(epsilon)
 
+    def softness(self) -> Float[Array, ""]:
+        return jnp.zeros((), jnp.result_type(float))
+
     def prepare(self) -> tuple["Balanced", Bool[Array, ""]]:
         return self, jnp.array(True)
 
@@ -59,7 +67,8 @@ class Unbalanced(AbstractMarginal):
     def __init__(self, rho: ArrayLike):
         """**Arguments:**
 
-        - `rho`: the price of a unit of KL, positive, in the unit of the cost. May be traced.
+        - `rho`: the price of a unit of KL, positive, in the unit of the cost. May be traced. Where
+            it is known to be infinite, the problem is that of `Balanced()`.
 
         **Raises:** `ValueError` if `rho` is not one number; a value that is not positive is
         reported by the solve, as `RESULTS.invalid_rho`.
@@ -75,6 +84,9 @@ class Unbalanced(AbstractMarginal):
 
     def damping(self, epsilon: Float[Array, ""]) -> Float[Array, ""]:
         return 1 / (1 + epsilon / self.rho.astype(epsilon.dtype))
+
+    def softness(self) -> Float[Array, ""]:
+        return 1 / self.rho
 
     def prepare(self) -> tuple["Unbalanced", Bool[Array, ""]]:
         valid = jnp.isfinite(self.rho) & (self.rho > 0)

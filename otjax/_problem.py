@@ -5,9 +5,9 @@ import jax.lax as lax
 import jax.numpy as jnp
 from jaxtyping import Array, ArrayLike, Float
 
-from ._arrays import float_array, float_scalar, positive_number
+from ._arrays import float_array, float_scalar, known_number, positive_number
 from ._geometry import AbstractGeometry
-from ._marginals import AbstractMarginal, Balanced
+from ._marginals import AbstractMarginal, Balanced, Unbalanced
 from ._results import RESULTS
 
 
@@ -134,7 +134,7 @@ class EntropicProblem(eqx.Module):
                 "`marginals` must be `Balanced()`, `Unbalanced(rho)` or a pair of them, got "
                 f"{marginals!r}."
             )
-        self.marginals = pair
+        self.marginals = _constraint(pair[0]), _constraint(pair[1])
 
     @property
     def T(self) -> "EntropicProblem":
@@ -177,6 +177,12 @@ class EntropicProblem(eqx.Module):
         ):
             result = RESULTS.where(valid, result, otherwise)
         return PreparedProblem(geometry, a, b, epsilon, (side_a, side_b), mean, least), result
+
+
+def _constraint(side: AbstractMarginal) -> AbstractMarginal:
+    """The same, or what a penalty without bound is."""
+    hard = isinstance(side, Unbalanced) and known_number(side.rho) == jnp.inf
+    return Balanced() if hard else side
 
 
 def _has_gauge(marginals: tuple[AbstractMarginal, AbstractMarginal]) -> bool:

@@ -48,7 +48,39 @@ class RESULTS(eqx.Enumeration):
     invalid_epsilon = (
         "`epsilon` must be finite and positive, in units of the cost. Pass a positive `epsilon`."
     )
-    invalid_rho = "`rho` must be positive and not NaN. Pass a positive `rho` to `Unbalanced`."
+    invalid_rho = (
+        "`rho` must be positive and finite. Pass such a `rho` to `Unbalanced`; for the limit of a "
+        "`rho` without bound pass `marginals=otjax.Balanced()`."
+    )
+    infeasible = (
+        "No plan meets the constraints: the pairs that are forbidden (by a cost of +inf, or an "
+        "entry of zero) leave too little room for all masses. Allow more pairs."
+    )
+    no_total_support = (
+        "The zeros of the matrix force further entries to zero. The matrix returned is near that "
+        "limit, but its derivatives mean nothing. Set those entries to zero, or no entry at all."
+    )
+    negative_entries = (
+        "The entries of the matrix must not be negative. Pass `jnp.exp` or `jnp.abs` of it, or its "
+        "logarithms to `sinkhorn_knopp_log`."
+    )
+    nonfinite_path = (
+        "A path along the velocity met a number that is not finite. Raise `num_steps`, or look at "
+        "the velocity: it may grow without bound near the ends."
+    )
+    no_descent = (
+        "No step along the gradient lowers the objective any more, short of `tolerance`. Raise "
+        "`tolerance`, make the objective more accurate, or use float64."
+    )
+    invalid_growth = "`growth` must be finite and positive, a length. Pass a positive `growth`."
+    invalid_cost = (
+        "`cost` is not a convex function of the difference of its points, so that on the line the "
+        "monotone plan is not optimal. Use `otjax.solve_exact` with a `PointCloud`."
+    )
+    invalid_covariance = (
+        "Covariances must be finite, symmetric and positive semi-definite. Pass `(c + c.T) / 2`, "
+        "and check for eigenvalues below zero."
+    )
 
 
 def is_invalid(result: RESULTS) -> Bool[Array, ""]:
@@ -60,5 +92,7 @@ def is_invalid(result: RESULTS) -> Bool[Array, ""]:
         RESULTS.invalid_epsilon,
         RESULTS.invalid_rho,
         RESULTS.other_epsilon,
+        RESULTS.infeasible,
+        RESULTS.negative_entries,
     )
     return jnp.any(jnp.stack([result == member for member in invalid]))

@@ -65,7 +65,12 @@ class Solution(eqx.Module):
     @eqx.filter_jit
     def value_linear(self) -> Float[Array, ""]:
         r"""The transport cost of the plan, $\langle P, C \rangle$."""
-        return linear_cost(self.prepared, *self.potentials)
+        problem = self.prepared
+        above = linear_cost(problem, *self.potentials, problem.least)
+        # What all pairs cost is paid for the mass that there is, not for that of a plan whose
+        # marginals are short of it.
+        plan_mass = jnp.sum(problem.a if problem.has_gauge else self.marginals[0])
+        return above + problem.least * plan_mass
 
     @property
     def T(self) -> "Solution":

@@ -9,9 +9,10 @@ from ._arrays import constant, count, float_array
 from ._control import in_turn
 from ._dual import centre, marginal_error
 from ._problem import EntropicProblem
+from ._reduction import is_allowed
 from ._results import RESULTS
 from ._solution import Solution, Stats
-from ._solver import AbstractSolver, chosen_solver, Potentials
+from ._solver import AbstractSolver, chosen_solver, Potentials, size_of
 
 
 def solve(
@@ -83,8 +84,7 @@ def _solve(
     prepared, validity = problem.prepare()
     # Nothing is differentiated through the iterations of a solver.
     fixed = constant(prepared)
-    run = lambda solver, *args: solver.run(*args)
-    outcome = in_turn(run, solver, fixed, constant(init), max_steps)
+    outcome = in_turn(type(solver).run, solver, fixed, constant(init), max_steps)()
     # The problem's own, or the least that is resolved; then there is nothing to differentiate.
     epsilon = jnp.where(outcome.epsilon > fixed.epsilon, outcome.epsilon, prepared.epsilon)
     prepared = prepared.at(epsilon)
@@ -92,7 +92,10 @@ def _solve(
     # Centred first, so that second derivatives of the value see the potentials that users see.
     f, g = centre(prepared, *adjoint.attach(prepared, outcome.f, outcome.g))
     value = envelope(prepared, f, g, jnp.sum(outcome.marginals[0]))
-    result = RESULTS.where(validity == RESULTS.successful, outcome.result, validity)
+    # Potentials of the size of a forbidden cost are those of points that have no other pair.
+    blocked = ~is_allowed(4 * size_of(outcome.f, outcome.g))
+    result = RESULTS.where(blocked, RESULTS.infeasible, outcome.result)
+    result = RESULTS.where(validity == RESULTS.successful, result, validity)
     stats = Stats(outcome.num_steps, error)
     return Solution(problem.at(epsilon), prepared, (f, g), value, result, stats)
 

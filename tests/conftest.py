@@ -8,9 +8,12 @@ import jax
 import pytest
 
 
+# What users compile must be tested too: `.ci/run` runs a part of the tests so.
+AS_USERS_COMPILE = os.environ.get("OTJAX_TESTS_AS_USERS_COMPILE") == "1"
+
 # Problems are tiny and their programs many: compilation takes most of the time. XLA's older
 # emitter of fused loops compiles them three times as fast; later versions do not have it.
-if jax.__version_info__ < (0, 11):
+if jax.__version_info__ < (0, 11) and not AS_USERS_COMPILE:
     os.environ["XLA_FLAGS"] = (
         f"{os.environ.get('XLA_FLAGS', '')} --xla_cpu_use_fusion_emitters=false"
     )
@@ -19,7 +22,7 @@ jax.config.update("jax_enable_x64", True)
 jax.config.update("jax_numpy_dtype_promotion", "strict")
 jax.config.update("jax_numpy_rank_promotion", "raise")
 # Nor do the compiler's costly passes pay.
-jax.config.update("jax_disable_most_optimizations", True)
+jax.config.update("jax_disable_most_optimizations", not AS_USERS_COMPILE)
 
 hypothesis.settings.register_profile("otjax", deadline=None, max_examples=5, derandomize=True)
 hypothesis.settings.load_profile("otjax")

@@ -54,7 +54,7 @@ def test_on_a_cpu_each_member_takes_its_own_number_of_passes():
         return lax.while_loop(lambda state: jnp.max(state) > 1, body, x)
 
     batch = jnp.array([[2.0, 1.0], [64.0, 1.0], [4.0, 3.0]])
-    out = jax.jit(jax.vmap(lambda x: in_turn(counted, x)))(batch)
+    out = jax.jit(jax.vmap(lambda x: in_turn(counted, x)()))(batch)
     jax.effects_barrier()
     assert len(passes) == 1 + 6 + 2
     np.testing.assert_array_equal(out, [[1, 0.5], [1, 1 / 64], [1, 0.75]])
@@ -63,7 +63,7 @@ def test_on_a_cpu_each_member_takes_its_own_number_of_passes():
 def test_batches_of_batches_and_shared_arguments():
     x = jnp.arange(1.0, 25).reshape(3, 4, 2)
     scale = jnp.array([1.0, 2.0, 3.0, 5.0])
-    inner = jax.vmap(lambda x, scale: in_turn(halvings, x, scale), in_axes=(0, 0))
+    inner = jax.vmap(lambda x, scale: in_turn(halvings, x, scale)(), in_axes=(0, 0))
     halved, counts = jax.jit(jax.vmap(inner, in_axes=(0, None)))(x, scale)
     for i in range(3):
         for j in range(4):

@@ -361,10 +361,12 @@ def test_errors_of_timed_solves_are_made_afresh(gpu, d):
     error, by_x = times.afresh(x, y, right.f, right.g, epsilon)
     assert error < 1e-6  # that epsilon is rounded
     np.testing.assert_allclose(by_x, right.by_x, atol=1e-6)
-    error, _ = times.afresh(x, y, right.f + 0.1 * epsilon, right.g, epsilon)
     f = right.f + 0.1 * epsilon
-    assert error == pytest.approx(marginal_error(x, y, f, right.g, float(epsilon)))
-    assert error == pytest.approx(2 * math.expm1(0.1), rel=1e-5)
+    pair = [np.stack([one, two]) for one, two in ((x, x), (y, y), (f, right.f), (right.g, right.g))]
+    (off, none), _ = times.afresh(*pair, np.stack([epsilon, epsilon]))
+    assert off == pytest.approx(marginal_error(x, y, f, right.g, float(epsilon)))
+    assert off == pytest.approx(2 * math.expm1(0.1), rel=1e-5)
+    assert none == pytest.approx(error, abs=1e-9)
 
 
 def test_a_run_on_a_gpu_ends_and_keeps_what_it_has(gpu, monkeypatch, tmp_path):
@@ -394,8 +396,8 @@ def test_a_run_on_a_gpu_ends_and_keeps_what_it_has(gpu, monkeypatch, tmp_path):
     assert names == ["quick", "late", "before", "failing", "whole"]
     assert "after" in report["records"][1]["skipped"]
     assert "no memory" in report["records"][3]["error"]
-    assert report["complete"] and not report["passed"]
-    assert not seen[0]["complete"] and len(seen[0]["records"]) == 1
+    assert report["ended"] and not report["passed"]
+    assert not seen[0]["ended"] and len(seen[0]["records"]) == 1
 
     monkeypatch.setattr(sys, "argv", ["gpu_engine.py", str(output), "--deadline", "0.5"])
     assert script.main() == 0

@@ -47,6 +47,7 @@ def is_png(path: Path) -> bool:
     return path.read_bytes().startswith(b"\x89PNG\r\n")
 
 
+@pytest.mark.slow
 def test_digits_resume_is_bitwise(run, tmp_path: Path):
     whole, parts = tmp_path / "whole", tmp_path / "parts"
     options = [*TINY_DIGITS, "--steps", "4"]
@@ -80,6 +81,7 @@ def test_digits_resume_is_bitwise(run, tmp_path: Path):
     assert "is not a checkpoint of this script" in broken.stderr
 
 
+@pytest.mark.slow
 def test_digits_stop_at_a_broken_step_and_keep_the_checkpoint(run, tmp_path: Path):
     # The first step makes weights so large that the images of the second are NaN.
     options = [*TINY_DIGITS, "--steps", "3", "--checkpoint-interval", "1"]
@@ -91,6 +93,7 @@ def test_digits_stop_at_a_broken_step_and_keep_the_checkpoint(run, tmp_path: Pat
     assert not (tmp_path / "checkpoint.tmp").exists()
 
 
+@pytest.mark.slow
 def test_flow_draws_a_mesh(run, tmp_path: Path):
     mesh = tmp_path / "tetrahedron.obj"
     mesh.write_text("# four vertices\nv 0 0 0\nv 1 0 0\nv 0 1 0\nvn 0 0 1\nv 0 0 1\nf 1 2 3\n")

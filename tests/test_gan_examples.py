@@ -140,6 +140,7 @@ def test_labels_that_are_no_classes_are_refused(scripts, tmp_path, capsys):
     assert not (tmp_path / "out").exists()
 
 
+@pytest.mark.slow
 def test_image_gan_plays_the_other_games_on_an_idx_file(scripts, tmp_path, traces, capsys):
     rng = np.random.default_rng(0)
     images, labels = rng.integers(0, 256, (60, 8, 8), np.uint8), np.arange(60, dtype=np.uint8) % 2
@@ -161,6 +162,7 @@ def test_image_gan_plays_the_other_games_on_an_idx_file(scripts, tmp_path, trace
     assert "wrong on the test images" in capsys.readouterr().out
 
 
+@pytest.mark.slow
 def test_image_gan_has_convolutions_and_needs_no_labels(scripts, tmp_path, capsys):
     path = tmp_path / "images.idx"
     path.write_bytes(idx_bytes(np.random.default_rng(0).random((40, 8, 8)).astype(">f4"), 13))

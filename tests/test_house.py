@@ -1,5 +1,7 @@
 """The house around the library: what the pages say is what the code does."""
 
+import ast
+import graphlib
 import importlib.metadata
 import inspect
 import json
@@ -12,6 +14,7 @@ import tomllib
 import pytest
 
 import otjax
+import otjax.testing
 
 
 ROOT = pathlib.Path(__file__).resolve().parent.parent
@@ -21,9 +24,20 @@ MODULES = sorted(
 )
 PUBLIC = {
     prefix + name: value
-    for prefix, namespace in {"": otjax, "gan.": otjax.gan, "nn.": otjax.nn}.items()
+    for prefix, namespace in {
+        "": otjax,
+        "flow.": otjax.flow,
+        "gan.": otjax.gan,
+        "nn.": otjax.nn,
+    }.items()
     for name, value in sorted(vars(namespace).items())
     if not name.startswith("_") and not inspect.ismodule(value)
+}
+# A module by itself, which has its imports beside what it defines.
+PUBLIC |= {
+    f"testing.{name}": value
+    for name, value in sorted(vars(otjax.testing).items())
+    if not name.startswith("_") and getattr(value, "__module__", None) == "otjax.testing"
 }
 
 
@@ -39,7 +53,7 @@ def _code_blocks(page, language):
     return re.findall(rf"^```{language}\n(.*?)^```", page.read_text(), re.MULTILINE | re.DOTALL)
 
 
-@pytest.mark.parametrize("page", ["README.md", "docs/guide.md"])
+@pytest.mark.parametrize("page", ["README.md", "docs/guide.md", "docs/extending.md"])
 def test_the_python_of_a_page_runs_in_one_go(page):
     # In a process of its own, with JAX as a reader finds it, not as the tests configure it.
     blocks = _code_blocks(ROOT / page, "python")
@@ -103,32 +117,79 @@ def test_a_module_is_short_and_imports_what_is_declared(module):
     assert imported <= allowed | set(sys.stdlib_module_names)
 
 
-def _modules_on_the_map():
-    """The modules that the README draws, in its order."""
+def _lines_of_the_map():
+    """The modules and folders that the README draws, in its order."""
     (map_,) = re.findall(r"^otjax/\n((?:  .*\n)+)", (ROOT / "README.md").read_text(), re.MULTILINE)
     folder = ""
     for indent, name in re.findall(r"^( +)(\S+)", map_, re.MULTILINE):
         folder = folder if len(indent) > 2 else ""
+        yield folder + name
         if name.endswith("/"):
             folder = name
-        else:
-            yield folder + name
+
+
+def _imports(module, source):
+    """The modules of the house that a module imports, anywhere in it."""
+    package = ["otjax", *module.split("/")[:-1]]
+    for node in ast.walk(ast.parse(source)):
+        if isinstance(node, ast.ImportFrom) and node.level:
+            base = package[1 : len(package) - node.level + 1] + (node.module or "").split(".")
+            base = "".join(f"{part}/" for part in base if part)
+            for name in (base + alias.name for alias in node.names):
+                paths = f"{name}.py", f"{name}/__init__.py", f"{base}__init__.py", f"{base[:-1]}.py"
+                imported = next(path for path in paths if path in MODULES)
+                if imported != module:
+                    yield imported
+
+
+def _order(sources):
+    """The modules, each after what it imports; a `CycleError` names those that go in a circle."""
+    graph = {module: set(_imports(module, source)) for module, source in sources.items()}
+    return list(graphlib.TopologicalSorter(graph).static_order())
+
+
+SOURCES = {module: (ROOT / "otjax" / module).read_text() for module in MODULES}
+
+
+def test_no_imports_go_in_a_circle():
+    assert sorted(_order(SOURCES)) == MODULES
+
+
+@pytest.mark.parametrize(
+    "module, line",
+    [
+        ("_solver/_base.py", "from ._loop import AbstractAbsorbedSolver"),
+        ("_solver/_base.py", "from . import Sinkhorn"),
+        ("_reduction/_engine.py", "def f():\n    from ._kernel import apply"),
+        ("_geometry/_base.py", "from .._geometry._cost_matrix import CostMatrix"),
+        ("_arrays.py", "from ._solve import solve"),
+    ],
+)
+def test_a_circle_is_seen(module, line):
+    with pytest.raises(graphlib.CycleError):
+        _order(SOURCES | {module: f"{SOURCES[module]}\n{line}\n"})
 
 
 def test_the_map_of_the_house_is_complete_and_in_order():
-    drawn = list(_modules_on_the_map())
-    assert sorted(drawn) == [module for module in MODULES if not module.endswith("__init__.py")]
-    for place, module in enumerate(drawn):
-        source = (ROOT / "otjax" / module).read_text()
-        for dots, name in re.findall(r"^from (\.+)(\w+) import", source, re.MULTILINE):
-            sibling = module.rpartition("/")[:2] if dots == "." else ("", "")
-            imported = "".join(sibling) + name
-            places = [
-                other
-                for other, path in enumerate(drawn)
-                if path.startswith((f"{imported}.", f"{imported}/"))
-            ]
-            assert places and max(places) < place, f"{module} must stand below {imported}"
+    lines = list(_lines_of_the_map())
+    assert len(lines) == len(set(lines))
+    assert {line for line in lines if not line.endswith("/")} <= set(MODULES)
+    last = {
+        line: max(i for i, other in enumerate(lines) if other.startswith(line)) for line in lines
+    }
+
+    def place(module):
+        """A module's line; that of its folder stands, at its end, for those that have none."""
+        folder = module.rpartition("/")[0] + "/"
+        assert module in last or folder in last, f"{module} is missing"
+        return last[module if module in last else folder]
+
+    for module in MODULES:
+        if not module.endswith("__init__.py"):
+            for imported in _imports(module, SOURCES[module]):
+                above = place(imported) < place(module)
+                beside = place(imported) == place(module) and module not in last
+                assert above or beside, f"{module} must stand below {imported}"
 
 
 def test_the_licence_is_the_whole_apache_licence():

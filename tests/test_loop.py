@@ -1,5 +1,7 @@
 """The loop of the solvers: its table of transitions, row by row, and that it ends."""
 
+import traceback
+
 import helpers
 import jax
 import jax.numpy as jnp
@@ -103,3 +105,22 @@ def test_an_epsilon_that_rounding_does_not_resolve(solver):
         assert solution.result in (RESULTS.unresolved_epsilon, RESULTS.max_steps_reached)
         assert epsilon < solution.problem.epsilon < 1e-3
         np.testing.assert_allclose(solution.value, exact, rtol=2e-2)
+
+
+def test_few_frames_lie_between_the_door_and_the_formula(monkeypatch):
+    # What a reader steps through, and what a traceback shows.
+    from otjax._solver._absorbed import Alternating
+
+    stacks = []
+    near = Alternating.near
+
+    def noting(self, absorbed, g):
+        frames = [frame.name for frame in traceback.extract_stack() if "/otjax/_" in frame.filename]
+        stacks.append(frames)
+        return near(self, absorbed, g)
+
+    monkeypatch.setattr(Alternating, "near", noting)
+    otjax.solve(helpers.make_problem(n=7, m=6), otjax.Sinkhorn(tolerance=0.1))
+    for frames in stacks:
+        assert len(frames) + 1 <= 7, frames
+        assert "<lambda>" not in frames

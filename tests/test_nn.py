@@ -333,6 +333,7 @@ jax.block_until_ready(run([jr.normal(jr.key(i), (32, 64, 64)) for i in range(8)]
 """
 
 
+@pytest.mark.slow
 def test_batches_of_transforms_do_not_wait_for_each_other():
     """In a process of its own, since one whose threads all wait for another cannot be stopped."""
     subprocess.run([sys.executable, "-c", MANY_TRANSFORMS], check=True, timeout=100)

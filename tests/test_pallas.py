@@ -2,6 +2,10 @@
 lower to CUDA. Sizes are odd, so that the last block of each side is padded."""
 
 import contextlib
+import json
+import pathlib
+import subprocess
+import sys
 
 import chex
 import helpers
@@ -417,3 +421,25 @@ def test_elsewhere_the_engine_goes_by_xla():
         )
         expected = solve(x, y, otjax.Streamed())
         np.testing.assert_allclose(solve(x, y, otjax.Pallas()), expected, rtol=1e-5)
+
+
+def test_the_platform_chooses():
+    # As a branch that is not for this device, a kernel is traced and not lowered.
+    (x, y, _, h, epsilon), cost = clouds(3, SQUARED)
+    kernel = lambda *args: _pallas.softmin(*args, profile=SQUARED)
+    plain = lambda *args: _pallas.softmin(*args, profile=SQUARED, interpret=True)
+    choose = lambda *args: jax.lax.platform_dependent(*args, cuda=kernel, default=plain)
+    got = jax.jit(choose)(x, y, h, epsilon)
+    np.testing.assert_allclose(got, softmin_64(cost, h, epsilon), rtol=0, atol=1e-5 * epsilon)
+    assert lowered(choose, x.shape, y.shape, h.shape, ()).count("xla.gpu.triton") == 1
+
+
+def test_the_benchmark_runs(tmp_path):
+    script = pathlib.Path(__file__).parents[1] / "benchmarks" / "pallas_kernels.py"
+    output = tmp_path / "kernels.json"
+    command = [sys.executable, script, "--quick", "--parts", "d3", "scale", "--output", output]
+    finished = subprocess.run(command, capture_output=True, text=True, timeout=600)
+    assert finished.returncode == 0, finished.stdout[-2000:] + finished.stderr[-4000:]
+    report = json.loads(output.read_text())
+    assert report["passed"]
+    assert [len(part["records"]) for part in report["parts"].values()] == [7, 3]

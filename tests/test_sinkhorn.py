@@ -136,7 +136,9 @@ def test_the_default_tolerance_depends_on_the_dtype():
         problem = make_problem(epsilon=1.0, dtype=dtype)
         default, asked = (run(problem, otjax.Sinkhorn(tolerance=t)) for t in (None, expected))
         assert default.stats.num_steps == asked.stats.num_steps
-        np.testing.assert_array_equal(default.potentials[0], asked.potentials[0])
+        # Two programs, that may round differently.
+        rounding = 16 * jnp.finfo(dtype).eps
+        np.testing.assert_allclose(default.potentials[0], asked.potentials[0], atol=rounding)
 
 
 def test_what_cannot_be_reached_is_reported():
@@ -185,7 +187,10 @@ def num_steps(solver, epsilon=0.05):
 )
 @pytest.mark.parametrize("solver", [otjax.Sinkhorn, otjax.DualNewton, otjax.Adaptive])
 def test_options_of_the_annealing_have_an_effect(solver, options):
-    assert num_steps(solver(**options)) != num_steps(solver())
+    # Numbers of steps may agree by chance, errors to the last digit do not.
+    other, default = (run(make_problem(epsilon=0.05), one) for one in (solver(**options), solver()))
+    assert other.result == default.result == RESULTS.successful
+    assert other.stats.marginal_error != default.stats.marginal_error
 
 
 def test_options_of_the_accelerations_have_an_effect():

@@ -85,9 +85,9 @@ def test_the_engine_decides(monkeypatch: pytest.MonkeyPatch) -> None:
         return analysis.temp_size_in_bytes
 
     assert peak(otjax.Streamed()) < 0.5 * matrix < matrix <= peak(otjax.Dense())
-    monkeypatch.setattr("otjax._reduction._choice.device_memory", lambda: 12 * matrix - 1)
+    monkeypatch.setattr("otjax._reduction._choice.device_memory", lambda: 8 * matrix - 1)
     assert peak(None) < 0.5 * matrix
-    monkeypatch.setattr("otjax._reduction._choice.device_memory", lambda: 12 * matrix)
+    monkeypatch.setattr("otjax._reduction._choice.device_memory", lambda: 8 * matrix)
     jax.clear_caches()
     assert peak(None) >= matrix
 

@@ -241,6 +241,7 @@ GAMES = {
 }
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", GAMES)
 def test_a_game_brings_the_generator_to_the_data(name):
     objective, critic, options = GAMES[name]

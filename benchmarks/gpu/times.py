@@ -10,7 +10,6 @@ import jax.lax as lax
 import jax.numpy as jnp
 import numpy as np
 from accelerator import compiled, Record, relative, timed
-from host import marginal_error
 
 import otjax
 
@@ -48,21 +47,22 @@ def sums(x, y, f, g, epsilon, *, block: int):
     return row.reshape(n), column, product.reshape(x.shape)
 
 
-def afresh(x, y, f, g, epsilon: np.floating) -> tuple[float, np.ndarray]:
-    """The L1 errors of both marginals, and the gradient by x, in float64 from the potentials."""
+def afresh(x, y, f, g, epsilon: Any) -> tuple[Any, np.ndarray]:
+    """The L1 errors of both marginals, and the gradient by x, in float64 from the potentials; of a
+    batch, those of each member."""
+    n, m = x.shape[-2], y.shape[-2]
+    of_one = functools.partial(sums, block=math.gcd(n, 1024))
     with jax.enable_x64(True):
-        arrays = (np.asarray(array, np.float64) for array in (x, y, f, g, epsilon))
-        row, column, product = (
-            np.asarray(array)
-            for array in sums(*map(jnp.asarray, arrays), block=math.gcd(len(x), 1024))
-        )
-    error = np.abs(row - 1 / len(x)).sum() + np.abs(column - 1 / len(y)).sum()
-    return float(error), 2 * (row[:, None] * np.asarray(x, np.float64) - product)
+        arrays = [jnp.asarray(np.asarray(array, np.float64)) for array in (x, y, f, g, epsilon)]
+        found = (jax.vmap(of_one) if x.ndim == 3 else of_one)(*arrays)
+        row, column, product = (np.asarray(array) for array in found)
+    error = np.abs(row - 1 / n).sum(-1) + np.abs(column - 1 / m).sum(-1)
+    return error, 2 * (row[..., None] * np.asarray(x, np.float64) - product)
 
 
-def claims(stats: Any, result: Any, error: float) -> Record:
+def claims(stats: Any, result: Any, error: Any) -> Record:
     """What a solve says of itself beside its error made afresh: a success must be one."""
-    successful = bool(result == otjax.RESULTS.successful)
+    error, successful = float(error), bool(result == otjax.RESULTS.successful)
     return {
         "passed": not successful or error <= 2 * TOLERANCE,
         "result": otjax.RESULTS[result] or "successful",
@@ -125,10 +125,8 @@ def batch(scale: Scale) -> Iterator[Record]:
         output, times = timed(run, x, y, epsilon, repeats=scale.repeats)
         _, ((f, g), stats, result) = output[0] if has_gradient else output
         successful = np.asarray(result == otjax.RESULTS.successful)
-        f, g, steps = (np.asarray(array) for array in (f, g, stats.num_steps))
-        errors = np.asarray(
-            [marginal_error(x[k], y[k], f[k], g[k], float(epsilon[k])) for k in range(count)]
-        )
+        steps = np.asarray(stats.num_steps)
+        errors, _ = afresh(x, y, f, g, epsilon)
         return {
             "compile_s": compile_s,
             **times,

@@ -51,7 +51,7 @@ class PointCloud(AbstractPointGeometry):
         - `cost`: a ground cost such as `SqEuclidean()`, or any callable that takes a point of
             `x` and a point of `y` to a scalar.
         - `engine`: `Dense()`, `Streamed(...)`, `Pallas()` or one of your own. `None` holds the
-            matrix where it takes up to a twelfth of the memory of JAX's default device, and streams
+            matrix where it takes up to an eighth of the memory of JAX's default device, and streams
             otherwise; on an NVIDIA GPU it streams by kernels, also where that is faster.
 
         **Raises:** `ValueError` for shapes, dtypes, a cost or an engine that do not fit.

@@ -1,10 +1,10 @@
 """The sizes that kernels work in. All are powers of two, as Triton wants of every array.
 
-In up to 64 dimensions those of `softmin`, and of `apply` to one vector, come from measurements of
-kernels of this kind on an NVIDIA H200. The others were chosen by the registers and instructions
-that the compiler reports for that card, and are not measured. `benchmarks/pallas_kernels.py`
-measures all of them, and their neighbours. A program is kept within 96 KiB of shared memory, which
-consumer cards have, too.
+For `softmin` and for `apply` to one vector they come, in 3 and in 64 dimensions, from measurements
+of a prototype of these kernels on an NVIDIA H200. The others were chosen by the registers and
+instructions that the compiler reports for that card, and are not measured.
+`benchmarks/pallas_kernels.py` measures them and their neighbours. A program is kept within 96 KiB
+of shared memory, which consumer cards have, too.
 """
 
 import dataclasses
@@ -60,8 +60,9 @@ def apply_blocks(d: int, m: int, k: int) -> Blocks:
         # registers for. The three parts of 32 columns take 192 bytes per vector, in each stage.
         return Blocks(rows=64, columns=32, stages=2 if sum(widths(k)[0]) <= 96 else 1)
     if d <= DIFFERENCES_UP_TO:
-        # Each vector takes one register per row of every thread.
-        return Blocks(rows=16 if k == 1 else 8, columns=128, unroll=_rounds(m, 2))
+        # Each coordinate and each vector takes a register per row of every thread.
+        rows = 16 if k == 1 and d <= 4 else 8
+        return Blocks(rows=rows, columns=128, unroll=_rounds(m, 2))
     return _blocks_of_products(d)
 
 

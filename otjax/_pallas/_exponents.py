@@ -6,7 +6,6 @@ from collections.abc import Callable
 from typing import Any
 
 import jax.numpy as jnp
-import numpy as np
 from jax.experimental import pallas as pl
 from jaxtyping import Array, Float32
 
@@ -56,7 +55,7 @@ def _by_products(rows: Side, columns: Side, setting: Setting) -> Callable[[Any, 
         sizes = of_x + columns.squares[0][pl.ds(start, setting.blocks.columns)][None, :]
         squares = sizes - twice_product(start)
         # Below this a difference is rounding, whose root would be far more than that.
-        noise = 8 * float(np.finfo(np.float32).eps)
+        noise = 8 * float(jnp.finfo(jnp.float32).eps)
         return bias - power(jnp.where(squares > noise * sizes, squares, 0.0), profile.power)
 
     return tile

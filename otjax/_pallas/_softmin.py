@@ -4,7 +4,6 @@ from typing import Any
 
 import jax
 import jax.numpy as jnp
-import numpy as np
 from jax.experimental import pallas as pl
 from jaxtyping import Array, Float32
 
@@ -17,7 +16,7 @@ from ._specs import rows_of_program, whole
 
 
 # Where running maxima start: as a finite number, so that no difference of them is NaN.
-_LOWEST = float(np.finfo(np.float32).min)
+_LOWEST = float(jnp.finfo(jnp.float32).min)
 
 
 def softmin(

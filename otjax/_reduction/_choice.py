@@ -11,8 +11,8 @@ from ._pallas import knows, Pallas
 from ._streamed import Dense, Streamed
 
 
-# A solve with its gradient holds about six matrices; they may take half of the memory.
-_MATRICES = 12
+# A solve with its gradient holds up to six matrices; they may take three quarters of the memory.
+_MATRICES = 8
 # On an NVIDIA GPU making an entry anew is cheaper than reading it, up to this many coordinates and
 # for so many entries that they do not stay in its cache.
 _CHEAP_DIMENSION, _CACHED_ENTRIES = 8, 2**22
@@ -25,7 +25,7 @@ def device_memory() -> int:
 
 
 def default_engine(pairs: Pairs) -> AbstractEngine:
-    """`Dense()` where the n x m matrix takes up to a twelfth of the device's memory, otherwise
+    """`Dense()` where the n x m matrix takes up to an eighth of the device's memory, otherwise
     `Streamed()`.
 
     On an NVIDIA GPU, in single precision and for the costs that its kernels know, `Pallas()` takes

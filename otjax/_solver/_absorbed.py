@@ -7,7 +7,7 @@ import jax.numpy as jnp
 from jaxtyping import Array, Bool, Float
 
 from .._arrays import inner
-from .._dual import dual_value, total_mass
+from .._dual import dual_value, total_mass, translation
 from .._operators import TransportPlan
 from .._problem import PreparedProblem
 
@@ -46,13 +46,13 @@ class Absorbed(eqx.Module):
         """The soft minimum over the columns at `g`, for each row."""
         epsilon = self.problem.epsilon
         scaling = self.problem.b * jnp.exp((g - self.g0) / epsilon)
-        return self.f0 - epsilon * jnp.log(self.plan.density.mv(scaling))
+        return self.f0 - epsilon * _log(self.plan.density.mv(scaling))
 
     def softmin_transpose(self, f: Float[Array, " n"]) -> Float[Array, " m"]:
         """The soft minimum over the rows at `f`, for each column."""
         epsilon = self.problem.epsilon
         scaling = self.problem.a * jnp.exp((f - self.f0) / epsilon)
-        return self.g0 - epsilon * jnp.log(self.plan.density.T.mv(scaling))
+        return self.g0 - epsilon * _log(self.plan.density.T.mv(scaling))
 
     def plan_at(self, f: Float[Array, " n"], g: Float[Array, " m"]) -> TransportPlan:
         """The plan of any potentials near, by scaling the one at hand."""
@@ -68,6 +68,15 @@ class Absorbed(eqx.Module):
         problem, single = self.problem, jnp.dtype("float32")
         density = problem.geometry.plan(f, g, problem.epsilon, single)
         return TransportPlan(density, problem.a.astype(single), problem.b.astype(single))
+
+
+def _log(product: Float[Array, " n"]) -> Float[Array, " n"]:
+    """The logarithm, or 0 where the product under- or overflows, so that a potential stays where it
+    is: this is where the points that matter to one have next to no mass, and no error that counts
+    masses tells."""
+    tiny = jnp.finfo(product.dtype).tiny
+    lost = (product < tiny) | (product == jnp.inf)
+    return jnp.log(jnp.where(lost, 1, product))
 
 
 class AbstractStep(eqx.Module):
@@ -131,6 +140,8 @@ class Alternating(AbstractStep):
         error = lack / total_mass(problem, inner(problem.b, share))
         value = dual_value(problem, f, g, inner(problem.b, column))
         column = problem.b * column
+        if not problem.has_gauge:
+            softmin -= translation(problem, f, g)
         return Point(g, f, side_b.damping(problem.epsilon) * softmin, column, error, value)
 
     def far(
@@ -139,6 +150,8 @@ class Alternating(AbstractStep):
         geometry, epsilon = problem.geometry, problem.epsilon
         side_a, side_b = problem.marginals
         f = side_a.damping(epsilon) * geometry.softmin(g + epsilon * jnp.log(problem.b), epsilon)
+        if not problem.has_gauge:
+            f += translation(problem, f, g)
         g = side_b.damping(epsilon) * geometry.T.softmin(f + epsilon * jnp.log(problem.a), epsilon)
         return f, g
 

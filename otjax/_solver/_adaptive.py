@@ -15,7 +15,7 @@ from ._newton import Newton
 
 # So many steps at a time tell how fast the extrapolation is; where the tolerance is further away
 # than so many more of them, a few of Newton's steps are cheaper.
-_WINDOW = 10
+_WINDOW = 8
 _FAR = 50
 # A larger marginal error is that of some points far off, which Newton's model does not reach: it is
 # worth five times as many steps before it is left to Newton's step.
@@ -77,15 +77,12 @@ class AndersonThenNewton(AbstractAcceleration):
         near = (error < _NEAR) | (jnp.log(error / _NEAR) / rate > 5 * _FAR)
         use_newton = history.use_newton | (full & far & near)
 
-        def extrapolate():
-            g, new = self.extrapolation.update(history.extrapolation, absorbed, point, best)
-            return g, new, history.newton
-
-        def newton_step():
-            g, new = self.newton.update(history.newton, absorbed, point, best)
-            return g, history.extrapolation, new
-
-        g, extrapolation, newton = cond_any(use_newton, newton_step, extrapolate)
+        g, extrapolation = self.extrapolation.update(history.extrapolation, absorbed, point, best)
+        g, newton = cond_any(
+            use_newton,
+            lambda: self.newton.update(history.newton, absorbed, point, best),
+            lambda: (g, history.newton),
+        )
         before = jnp.where(full | (count == 1), error, history.error_before)
         return g, _Trial(extrapolation, newton, use_newton, error, before, count)
 

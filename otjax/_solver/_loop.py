@@ -1,6 +1,8 @@
 """The loop of every solver here: absorb the potentials in a plan, then iterate with that plan."""
 
 import abc
+import dataclasses
+import functools as ft
 
 import equinox as eqx
 import jax.lax as lax
@@ -104,13 +106,12 @@ class AbstractAbsorbedSolver(AbstractSolver):
             done=no,
             result=RESULTS.successful,
         )
-        end = lax.while_loop(
-            lambda state: ~state.done, lambda state: self._round(problem, state, limit), begin
-        )
+        following = ft.partial(self._round, problem, limit)
+        end = lax.while_loop(lambda state: ~state.done, following, begin)
         f, g = centre(problem, end.f, end.g)
         return Outcome(f, g, end.epsilon, end.marginals, end.num_steps, end.result)
 
-    def _round(self, problem: PreparedProblem, state: _Round, limit: Int[Array, ""]) -> _Round:
+    def _round(self, problem: PreparedProblem, limit: Int[Array, ""], state: _Round) -> _Round:
         """Makes the plan at the current potentials, looks at it, and iterates with it."""
         step, annealing, acceleration = self.parts()
         least = least_resolved_epsilon(state.size)
@@ -134,6 +135,8 @@ class AbstractAbsorbedSolver(AbstractSolver):
             epsilon, problem.epsilon, tolerance_or_default(self.tolerance, floor)
         )
 
+        settled = _settled(problem.a, row, current.marginals[0].share(f), tolerance)
+        settled &= _settled(problem.b, column, current.marginals[1].share(g), tolerance)
         # What this look tells; -1 is that there is something to do with this plan.
         seen = jnp.asarray(-1, jnp.int32)
         for holds, ending in (
@@ -142,23 +145,21 @@ class AbstractAbsorbedSolver(AbstractSolver):
             (at_end & (num_steps >= limit), Ending.EXHAUSTED),
             (state.look, state.ending),
             ((error <= tolerance) & ((num_steps > 0) | ~at_end), Ending.CONFIRMED),
+            # No error tells of points of next to no mass: a log-sum-exp settles them.
+            ((error <= tolerance) & at_end & ~settled & (num_steps < limit), Ending.OUT_OF_RANGE),
             (~finite, Ending.NOT_FINITE),
         ):
             seen = jnp.where(holds, ending, seen)
         idle = seen >= 0
         # The last step belongs to the problem's own epsilon.
         last = jnp.where(at_end, limit, limit - 1)
-        inner = _iterate(
-            step,
-            acceleration,
-            absorbed,
-            history=acceleration.resume(state.history, state.anew),
-            num_steps=num_steps,
-            limit=jnp.where(idle, num_steps, last),
-            tolerance=tolerance,
-            floor=floor,
+        iteration = _Iteration(
+            step, acceleration, absorbed, jnp.where(idle, num_steps, last), tolerance, floor
         )
-        ending = jnp.where(idle, seen, _why(inner, num_steps, tolerance, floor))
+        history = acceleration.resume(state.history, state.anew)
+        begin = iteration.begin(history, num_steps)
+        inner = lax.while_loop(iteration.unfinished, iteration.step_once, begin)
+        ending = jnp.where(idle, seen, iteration.why_it_ended(inner, num_steps))
         move = move_after(ending, at_end)
         ends_now = move.end | (at_end & idle & (state.look | (num_steps >= limit)))
         following = jnp.where(move.jump, problem.epsilon, annealing.next(epsilon, problem.epsilon))
@@ -182,46 +183,61 @@ class AbstractAbsorbedSolver(AbstractSolver):
         )
 
 
-def _iterate(
-    step: AbstractStep,
-    acceleration: AbstractAcceleration,
-    absorbed: Absorbed,
-    *,
-    history: PyTree,
-    num_steps: Int[Array, ""],
-    limit: Int[Array, ""],
-    tolerance: Float[Array, ""],
-    floor: Float[Array, ""],
-) -> _Inner:
+# No module: JAX asks for the hash of what a loop repeats, and this holds arrays.
+@dataclasses.dataclass(frozen=True, eq=False)
+class _Iteration:
     """Steps with one absorbed plan, until `tolerance`, `limit`, or too far from it."""
-    # Points that an acceleration sends too far go as far as the plan carries. A soft minimum moves
-    # no further than its argument, so that `f` stays as near as `g`.
-    reach = (0.8 * DRIFT[absorbed.g0.dtype] - 1) * absorbed.problem.epsilon
-    least, most = absorbed.g0 - reach, absorbed.g0 + reach
 
-    def unfinished(state: _Inner) -> Bool[Array, ""]:
-        patience = jnp.where(state.best.error > 4 * floor, 4 * _PATIENCE, _PATIENCE)
+    step: AbstractStep
+    acceleration: AbstractAcceleration
+    absorbed: Absorbed
+    limit: Int[Array, ""]
+    tolerance: Float[Array, ""]
+    floor: Float[Array, ""]
+
+    @property
+    def reach(self) -> Float[Array, ""]:
+        """How far from its potentials the plan carries. A soft minimum moves no further than its
+        argument, so that `f` stays as near as `g`."""
+        return (0.8 * DRIFT[self.absorbed.g0.dtype] - 1) * self.absorbed.problem.epsilon
+
+    def begin(self, history: PyTree, num_steps: Int[Array, ""]) -> _Inner:
+        infinite = jnp.full_like(self.floor, jnp.inf)
+        return _Inner(
+            g=self.absorbed.g0,
+            history=history,
+            best=Best(self.absorbed.g0, infinite, self.tolerance),
+            milestone=infinite,
+            since_progress=jnp.zeros((), jnp.int32),
+            num_steps=num_steps,
+            drifted=jnp.array(False),
+        )
+
+    def unfinished(self, state: _Inner) -> Bool[Array, ""]:
+        patience = jnp.where(state.best.error > 4 * self.floor, 4 * _PATIENCE, _PATIENCE)
         return (
-            (state.num_steps < limit)
-            & ~(state.best.error <= tolerance)
+            (state.num_steps < self.limit)
+            & ~(state.best.error <= self.tolerance)
             & ~state.drifted
             & (state.since_progress < patience)
         )
 
-    def body(state: _Inner) -> _Inner:
-        point = step.near(absorbed, state.g)
+    def step_once(self, state: _Inner) -> _Inner:
+        absorbed, reach = self.absorbed, self.reach
+        point = self.step.near(absorbed, state.g)
+        g, history = self.acceleration.update(state.history, absorbed, point, state.best)
         progress = point.error < 0.9 * state.milestone
-        g, history = acceleration.update(state.history, absorbed, point, state.best)
         # No worse counts as better: on a plateau an extrapolation that was refused would come back
         # to one place for ever. False for NaN.
         better = point.error <= 1.001 * state.best.error
         return _Inner(
-            g=jnp.clip(g, least, most),
+            # Points that an acceleration sends too far go as far as the plan carries.
+            g=jnp.clip(g, absorbed.g0 - reach, absorbed.g0 + reach),
             history=history,
             best=Best(
                 image=jnp.where(better, point.image, state.best.image),
                 error=jnp.fmin(point.error, state.best.error),
-                tolerance=tolerance,
+                tolerance=self.tolerance,
             ),
             milestone=jnp.where(progress, point.error, state.milestone),
             since_progress=jnp.where(progress, 0, state.since_progress + 1),
@@ -230,34 +246,19 @@ def _iterate(
             | ~jnp.isfinite(point.error),
         )
 
-    infinite = jnp.full_like(floor, jnp.inf)
-    begin = _Inner(
-        g=absorbed.g0,
-        history=history,
-        best=Best(absorbed.g0, infinite, tolerance),
-        milestone=infinite,
-        since_progress=jnp.zeros((), jnp.int32),
-        num_steps=num_steps,
-        drifted=jnp.array(False),
-    )
-    return lax.while_loop(unfinished, body, begin)
-
-
-def _why(
-    inner: _Inner, begun: Int[Array, ""], tolerance: Float[Array, ""], floor: Float[Array, ""]
-) -> Int[Array, ""]:
-    """The `Ending` of an iteration that began with `begun` steps made."""
-    near = inner.best.error <= 4 * floor
-    ending = jnp.asarray(Ending.EXHAUSTED, jnp.int32)
-    for holds, reason in (
-        (inner.since_progress >= jnp.where(near, 1, 4) * _PATIENCE, Ending.CIRCLING),
-        (near & (inner.since_progress >= _PATIENCE), Ending.STALLED),
-        (inner.drifted, Ending.DRIFTED),
-        (inner.best.error <= tolerance, Ending.REACHED),
-        ((inner.num_steps > begun) & ~(inner.best.error < jnp.inf), Ending.OUT_OF_RANGE),
-    ):
-        ending = jnp.where(holds, reason, ending)
-    return ending
+    def why_it_ended(self, end: _Inner, begun: Int[Array, ""]) -> Int[Array, ""]:
+        """The `Ending` of the iteration, which began with `begun` steps made."""
+        near = end.best.error <= 4 * self.floor
+        ending = jnp.asarray(Ending.EXHAUSTED, jnp.int32)
+        for holds, reason in (
+            (end.since_progress >= jnp.where(near, 1, 4) * _PATIENCE, Ending.CIRCLING),
+            (near & (end.since_progress >= _PATIENCE), Ending.STALLED),
+            (end.drifted, Ending.DRIFTED),
+            (end.best.error <= self.tolerance, Ending.REACHED),
+            ((end.num_steps > begun) & ~(end.best.error < jnp.inf), Ending.OUT_OF_RANGE),
+        ):
+            ending = jnp.where(holds, reason, ending)
+        return ending
 
 
 def _verdict(ending: Int[Array, ""], resolved: Bool[Array, ""]) -> RESULTS:
@@ -271,6 +272,17 @@ def _verdict(ending: Int[Array, ""], resolved: Bool[Array, ""]) -> RESULTS:
     result = RESULTS.where(resolved, result, RESULTS.unresolved_epsilon)
     result = RESULTS.where(ending == Ending.NOT_FINITE, RESULTS.nonfinite, result)
     return RESULTS.where(ending == Ending.UNFIT, RESULTS.not_symmetric, result)
+
+
+def _settled(
+    masses: Float[Array, " n"],
+    sums: Float[Array, " n"],
+    share: Float[Array, " n"],
+    tolerance: Float[Array, ""],
+) -> Bool[Array, ""]:
+    """Whether sums are about what they should be at points whose masses are too small to count."""
+    negligible = (masses > 0) & (masses < 1e-3 * tolerance / masses.shape[0] * jnp.sum(masses))
+    return ~jnp.any(negligible & ~(jnp.abs(sums - share) <= 0.1 * share))
 
 
 def _in_range(row: Float[Array, " n"], column: Float[Array, " m"]) -> Bool[Array, ""]:

@@ -87,7 +87,10 @@ class Newton(AbstractAcceleration):
         problem = absorbed.problem
         gradient = problem.b * problem.marginals[1].share(point.g) - point.column
         slope = inner(gradient, history.direction)
-        increased = (point.value >= history.value) & (slope >= -0.5 * history.slope)
+        # Up to rounding, where that is more than there is to gain.
+        noise = 16 * jnp.finfo(slope.dtype).eps * jnp.abs(history.value)
+        noise = jnp.where(history.slope * history.length <= noise, noise, 0)
+        increased = (point.value >= history.value - noise) & (slope >= -0.5 * history.slope)
         search = cond_any(
             ~history.begun | (slope >= 0) | increased,
             lambda: self._turn(history, absorbed, point, gradient, best.tolerance),

@@ -1,7 +1,5 @@
 """Linear layers that are 1-Lipschitz whatever their parameters."""
 
-from functools import partial
-
 import equinox as eqx
 import jax
 import jax.lax as lax
@@ -66,7 +64,7 @@ def _inverse(matrix: Inexact[Array, "*f n n"]) -> Inexact[Array, "*f n n"]:
     # A CPU inverts a batch in turn: batched LAPACK calls of jaxlib 0.10 share out their work to the
     # threads that they run on, and when as many calls as threads do so at once, all wait for ever.
     matrices = matrix.reshape(-1, *matrix.shape[-2:])
-    return jax.vmap(partial(in_turn, jnp.linalg.inv))(matrices).reshape(matrix.shape)
+    return jax.vmap(lambda one: in_turn(jnp.linalg.inv, one)())(matrices).reshape(matrix.shape)
 
 
 @_inverse.defjvp
