@@ -99,6 +99,7 @@ def quickly(options: Options) -> Options:
         sizes=options.sizes or (256,),
         dimensions=options.dimensions or (2,),
         epsilons=options.epsilons or (0.01,),
+        dtypes=options.dtypes or ("float32",),
         extras=False,
         limit=min(options.limit, 3.0),
         give_up=min(options.give_up, 30.0),
