@@ -15,9 +15,9 @@ from otjax import RESULTS
 N, M = 5, 7
 
 
-def alternated(matrix, a, b, steps=20_000):
+def alternated(matrix, a, b, steps=3000):
     """Rows and columns normalised in turn."""
-    matrix = np.array(matrix)
+    matrix, a, b = np.array(matrix), np.asarray(a), np.asarray(b)
     for _ in range(steps):
         row = matrix.sum(axis=1)
         matrix *= (a / np.where(row > 0, row, 1))[:, None]

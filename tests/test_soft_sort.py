@@ -68,7 +68,7 @@ def test_the_plan_is_that_of_entropic_transport():
     z = (np.asarray(x) - np.mean(x)) / np.std(x)
     targets = np.linspace(-np.sqrt(3), np.sqrt(3), N)
     scores, g = -((z[:, None] - targets[None, :]) ** 2) / epsilon, np.zeros(N)
-    for _ in range(5000):
+    for _ in range(1000):
         f = -logsumexp(scores + g[None, :], axis=1)
         g = -logsumexp(scores + f[:, None], axis=0)
     plan = np.exp(scores + f[:, None] + g[None, :])
@@ -106,7 +106,7 @@ def test_derivatives_in_both_modes(name):
     value, forward = both((x, epsilon))
     expected = central_difference(lambda point: both(point)[0], (x, epsilon), along)
     np.testing.assert_allclose(forward, expected, rtol=1e-6, atol=1e-8)
-    (_, result), (of_x, of_epsilon) = solved(name)(x, epsilon, EVERYBODY)
+    (_, result), (of_x, of_epsilon) = solved(name)(x, 0.1, EVERYBODY)
     np.testing.assert_allclose(result, value, rtol=1e-10)
     backward = of_x @ along[0] + of_epsilon * along[1]
     np.testing.assert_allclose(backward, 2 * jnp.sum(value * expected), rtol=1e-6, atol=1e-8)
@@ -150,10 +150,10 @@ def test_what_does_not_exist_changes_nothing(name):
 
 def test_segments():
     x = numbers(4)
-    first = jnp.arange(N) < 5
+    first = jnp.arange(N) < N // 2
     ranks = jax.vmap(lambda where: soft_rank(x, where=where))(jnp.stack([first, ~first]))
-    np.testing.assert_allclose(ranks[0, :5], soft_rank(x[:5]), rtol=1e-9)
-    np.testing.assert_allclose(ranks[1, 5:], soft_rank(x[5:]), rtol=1e-9)
+    np.testing.assert_allclose(ranks[0, : N // 2], soft_rank(x[: N // 2]), rtol=1e-9)
+    np.testing.assert_allclose(ranks[1, N // 2 :], soft_rank(x[N // 2 :]), rtol=1e-9)
 
 
 @pytest.mark.parametrize("epsilon", [0.1, 0.01])
@@ -180,7 +180,8 @@ def test_equal_numbers_and_single_ones():
     np.testing.assert_allclose(soft_rank(same), (N + 1) / 2, rtol=1e-12)
     np.testing.assert_allclose(soft_top_k(same, K), K / N, rtol=1e-12)
     np.testing.assert_allclose(soft_quantile(same, Q), same[0], rtol=1e-12)
-    assert jnp.all(jnp.isfinite(jax.jacobian(soft_sort)(same)))
+    _, (gradient, _) = solved("sort")(same, 0.1, EVERYBODY)
+    assert jnp.all(jnp.isfinite(gradient))
     one = jnp.array([2.5])
     assert soft_sort(one) == 2.5
     np.testing.assert_allclose(soft_top_k(numbers(), N), 1)
