@@ -11,32 +11,17 @@ from .._arrays import known_number, positive_number
 from ._absorbed import Absorbed, Point
 
 
-# So many steps without progress are a plateau. There, one step in so many is a leap.
-_PLATEAU = 20
-_LEAP = 4
-
-
 class Best(eqx.Module):
     """What the iteration with one plan has come to.
 
     - `image`: where a plain step takes the point of least error, shape (m,).
     - `error`: that error.
     - `tolerance`: the error that is asked for.
-    - `since_progress`: the number of steps since the error fell by a tenth.
     """
 
     image: Float[Array, " m"]
     error: Float[Array, ""]
     tolerance: Float[Array, ""]
-    since_progress: Int[Array, ""]
-
-    @property
-    def on_plateau(self) -> Bool[Array, ""]:
-        """Whether an extrapolation leads nowhere.
-
-        Between clusters that hardly touch masses move at a constant pace until the potentials are
-        right up to epsilon: all residuals are alike, and no combination of them is small."""
-        return self.since_progress >= _PLATEAU
 
     def refuses(self, point: Point) -> Bool[Array, ""]:
         """The safeguard of extrapolations: after an error that doubled, or is not a number, it goes
@@ -119,14 +104,10 @@ class _Memory(eqx.Module):
     images: Float[Array, "memory m"]
     residuals: Float[Array, "memory m"]
     count: Int[Array, ""]
-    stride: Float[Array, ""]  # of the last leap on this plateau, in residuals
 
 
 class Anderson(AbstractAcceleration):
-    """Anderson's extrapolation from the last images (Walker and Ni 2011), safeguarded.
-
-    On a plateau it makes plain steps, and leaps along the last of them, further each time.
-    """
+    """Anderson's extrapolation from the last images (Walker and Ni 2011), safeguarded."""
 
     memory: int = eqx.field(static=True)
 
@@ -141,11 +122,11 @@ class Anderson(AbstractAcceleration):
 
     def init(self, g: Float[Array, " m"]) -> _Memory:
         empty = jnp.zeros((self.memory, g.shape[0]), g.dtype)
-        return _Memory(empty, empty, jnp.zeros((), jnp.int32), jnp.zeros((), g.dtype))
+        return _Memory(empty, empty, jnp.zeros((), jnp.int32))
 
     def resume(self, history: _Memory, anew: Bool[Array, ""]) -> _Memory:
         count = jnp.where(anew, 0, history.count)
-        return _Memory(history.images, history.residuals, count, history.stride)
+        return _Memory(history.images, history.residuals, count)
 
     def rest(self, history: _Memory, best: Best) -> Float[Array, " m"]:
         return best.image
@@ -155,19 +136,13 @@ class Anderson(AbstractAcceleration):
     ) -> tuple[Float[Array, " m"], _Memory]:
         # An extrapolation that failed is forgotten with all that led to it.
         refused = best.refuses(point)
-        plateau = best.on_plateau & ~refused
-        leaps = plateau & (best.since_progress % _LEAP == _LEAP - 1)
-        stride = jnp.where(plateau, history.stride, 0)
-        stride = jnp.where(leaps, 2 * stride + _LEAP, stride)
         slot = history.count % self.memory
-        step = point.image - point.g
+        weights = jnp.sqrt(absorbed.problem.b)
         images = history.images.at[slot].set(point.image)
-        residuals = history.residuals.at[slot].set(step * jnp.sqrt(absorbed.problem.b))
-        count = jnp.where(refused | plateau, 0, history.count + 1)
-        g = self._combine(images, residuals, count)
-        g = jnp.where(plateau, point.image + jnp.where(leaps, stride, 0) * step, g)
-        g = jnp.where(refused, best.image, g)
-        return g, _Memory(images, residuals, count, stride)
+        residuals = history.residuals.at[slot].set((point.image - point.g) * weights)
+        count = jnp.where(refused, 0, history.count + 1)
+        g = jnp.where(refused, best.image, self._combine(images, residuals, count))
+        return g, _Memory(images, residuals, count)
 
     def _combine(
         self,

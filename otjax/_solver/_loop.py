@@ -60,6 +60,7 @@ class _Inner(eqx.Module):
     history: PyTree
     best: Best
     milestone: Float[Array, ""]  # the error at the last progress
+    since_progress: Int[Array, ""]
     num_steps: Int[Array, ""]
     drifted: Bool[Array, ""]
 
@@ -205,8 +206,9 @@ class _Iteration:
         return _Inner(
             g=self.absorbed.g0,
             history=history,
-            best=Best(self.absorbed.g0, infinite, self.tolerance, jnp.zeros((), jnp.int32)),
+            best=Best(self.absorbed.g0, infinite, self.tolerance),
             milestone=infinite,
+            since_progress=jnp.zeros((), jnp.int32),
             num_steps=num_steps,
             drifted=jnp.array(False),
         )
@@ -217,7 +219,7 @@ class _Iteration:
             (state.num_steps < self.limit)
             & ~(state.best.error <= self.tolerance)
             & ~state.drifted
-            & (state.best.since_progress < patience)
+            & (state.since_progress < patience)
         )
 
     def step_once(self, state: _Inner) -> _Inner:
@@ -227,7 +229,7 @@ class _Iteration:
         progress = point.error < 0.9 * state.milestone
         # No worse counts as better: on a plateau an extrapolation that was refused would come back
         # to one place for ever. False for NaN.
-        better = point.error <= jnp.where(state.best.on_plateau, 1.1, 1.001) * state.best.error
+        better = point.error <= 1.001 * state.best.error
         return _Inner(
             # Points that an acceleration sends too far go as far as the plan carries.
             g=jnp.clip(g, absorbed.g0 - reach, absorbed.g0 + reach),
@@ -236,9 +238,9 @@ class _Iteration:
                 image=jnp.where(better, point.image, state.best.image),
                 error=jnp.fmin(point.error, state.best.error),
                 tolerance=self.tolerance,
-                since_progress=jnp.where(progress, 0, state.best.since_progress + 1),
             ),
             milestone=jnp.where(progress, point.error, state.milestone),
+            since_progress=jnp.where(progress, 0, state.since_progress + 1),
             num_steps=state.num_steps + 1,
             drifted=~(jnp.max(jnp.abs(point.image - absorbed.g0)) < reach)
             | ~jnp.isfinite(point.error),
@@ -249,8 +251,8 @@ class _Iteration:
         near = end.best.error <= 4 * self.floor
         ending = jnp.asarray(Ending.EXHAUSTED, jnp.int32)
         for holds, reason in (
-            (end.best.since_progress >= jnp.where(near, 1, 4) * _PATIENCE, Ending.CIRCLING),
-            (near & (end.best.since_progress >= _PATIENCE), Ending.STALLED),
+            (end.since_progress >= jnp.where(near, 1, 4) * _PATIENCE, Ending.CIRCLING),
+            (near & (end.since_progress >= _PATIENCE), Ending.STALLED),
             (end.drifted, Ending.DRIFTED),
             (end.best.error <= self.tolerance, Ending.REACHED),
             ((end.num_steps > begun) & ~(end.best.error < jnp.inf), Ending.OUT_OF_RANGE),
