@@ -134,6 +134,10 @@ class AbstractAbsorbedSolver(AbstractSolver):
         tolerance = annealing.tolerance(
             epsilon, problem.epsilon, tolerance_or_default(self.tolerance, floor)
         )
+        # A stage asks for no more than rounding allows.
+        tolerance = jnp.where(
+            epsilon > problem.epsilon, jnp.maximum(tolerance, 4 * floor), tolerance
+        )
 
         settled = _settled(problem.a, row, current.marginals[0].share(f), tolerance)
         settled &= _settled(problem.b, column, current.marginals[1].share(g), tolerance)
