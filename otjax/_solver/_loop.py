@@ -10,7 +10,7 @@ import jax.numpy as jnp
 from jaxtyping import Array, Bool, Float, Int, PyTree
 
 from .._control import cond_any
-from .._dual import centre, marginal_error, transport_plan
+from .._dual import marginal_error, translation, transport_plan
 from .._problem import PreparedProblem
 from .._results import RESULTS
 from ._absorbed import Absorbed, AbstractStep, DRIFT
@@ -123,8 +123,12 @@ class AbstractAbsorbedSolver(AbstractSolver):
         )
         size = size_of(f, g)
         finite = jnp.isfinite(size)
-        # Here, that the error is that of the potentials which are returned, rounding included.
-        f, g = centre(current, jnp.where(finite, f, state.f), jnp.where(finite, g, state.g))
+        f, g = jnp.where(finite, f, state.f), jnp.where(finite, g, state.g)
+        # Before a look that may be the last, that the error is that of the potentials which are
+        # returned, rounding included; not on the way, for the history is of potentials as they are.
+        last_look = (state.ending == Ending.REACHED) | state.look
+        shift = jnp.where(last_look, translation(current, f, g), 0)
+        f, g = f + shift, g - shift
         num_steps = state.num_steps + state.by_log.astype(jnp.int32)
         absorbed = Absorbed(current, f, g, transport_plan(current, f, g))
         row, column = absorbed.plan.density.mv(problem.b), absorbed.plan.density.T.mv(problem.a)
