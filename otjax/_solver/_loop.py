@@ -25,7 +25,7 @@ from ._base import (
     size_of,
     tolerance_or_default,
 )
-from ._ending import Ending, move_after
+from ._ending import Ending, move_after, verdict
 from ._start import start
 
 
@@ -187,7 +187,7 @@ class AbstractAbsorbedSolver(AbstractSolver):
             num_steps=inner.num_steps,
             ending=ending,
             done=ends_now,
-            result=_verdict(ending, resolved=epsilon <= problem.epsilon),
+            result=verdict(ending, resolved=epsilon <= problem.epsilon),
         )
 
 
@@ -267,19 +267,6 @@ class _Iteration:
         ):
             ending = jnp.where(holds, reason, ending)
         return ending
-
-
-def _verdict(ending: Int[Array, ""], resolved: Bool[Array, ""]) -> RESULTS:
-    """The result of a solve that ends with this round."""
-    result = RESULTS.max_steps_reached
-    for reason, member in (
-        (Ending.STALLED, RESULTS.stagnated),
-        (Ending.CONFIRMED, RESULTS.successful),
-    ):
-        result = RESULTS.where(ending == reason, member, result)
-    result = RESULTS.where(resolved, result, RESULTS.unresolved_epsilon)
-    result = RESULTS.where(ending == Ending.NOT_FINITE, RESULTS.nonfinite, result)
-    return RESULTS.where(ending == Ending.UNFIT, RESULTS.not_symmetric, result)
 
 
 def _settled(
