@@ -144,7 +144,9 @@ def certify(solution: Solution) -> Certificate:
             "`solution` must be of a balanced problem, got an unbalanced one: there is no exact "
             "transport between its measures. Pass `marginals=otjax.Balanced()` to the problem."
         )
-    return _certify(solution.prepared, *solution.potentials, solution.result)
+    prepared = solution.prepared
+    f, g = (potential / prepared.unit for potential in solution.potentials)
+    return _certify(prepared, f, g, solution.result)
 
 
 @eqx.filter_jit
@@ -157,8 +159,8 @@ def _certify(
     # Of a problem with invalid numbers nothing is known.
     valid = ~is_invalid(result)
     return Certificate(
-        lower=jnp.where(valid, lower, -jnp.inf),
-        upper=jnp.where(valid, rounded.cost(), jnp.inf),
-        potentials=(f, g),
+        lower=jnp.where(valid, prepared.unit * lower, -jnp.inf),
+        upper=jnp.where(valid, prepared.unit * rounded.cost(), jnp.inf),
+        potentials=(prepared.unit * f, prepared.unit * g),
         plan=rounded.operator(),
     )
