@@ -10,6 +10,7 @@ import jax.numpy as jnp
 import lineax as lx
 from jaxtyping import Array, Bool, Float
 
+from ._arrays import needs_precision
 from ._dual import linear_cost, mean_cost, transport_plan
 from ._operators import RankOne, TransportPlan
 from ._problem import PreparedProblem
@@ -145,6 +146,7 @@ def certify(solution: Solution) -> Certificate:
             "transport between its measures. Pass `marginals=otjax.Balanced()` to the problem."
         )
     prepared = solution.prepared
+    needs_precision(prepared.a.dtype, "`solution`")
     f, g = (potential / prepared.unit for potential in solution.potentials)
     return _certify(prepared, f, g, solution.result)
 

@@ -157,18 +157,25 @@ def translation(
         return (inner(b, g) - inner(a, f)) / (jnp.sum(a) + jnp.sum(b))
     softness = tuple(side.softness().astype(f.dtype) for side in problem.marginals)
     mass_a, mass_b = jnp.sum(a), jnp.sum(b)
-    # By expm1 and log1p, for hard penalties ask for nearly what is given; totals that differ by
-    # rounding alone are equal, or rounding would decide what such penalties make of it.
+    # Totals that differ by rounding alone are equal, or rounding would decide what hard penalties
+    # make of it.
     ratio = mass_a / mass_b
     equal = jnp.abs(ratio - 1) <= 32 * jnp.finfo(ratio.dtype).eps
-    asked_a, asked_b = (
-        jnp.log1p(inner(masses, jnp.expm1(-soft * potential)) / mass)
-        for masses, soft, potential, mass in (
-            (a, softness[0], f, mass_a),
-            (b, softness[1], g, mass_b),
-        )
-    )
+    asked_a = _log_mean_exp(-softness[0] * f, a / mass_a)
+    asked_b = _log_mean_exp(-softness[1] * g, b / mass_b)
     return (jnp.where(equal, 0, jnp.log(ratio)) + asked_a - asked_b) / sum(softness)
+
+
+def _log_mean_exp(exponents: Float[Array, " n"], weights: Float[Array, " n"]) -> Float[Array, ""]:
+    r"""$\log \sum_i w_i e^{x_i}$ for weights of sum 1: of hard penalties, whose exponents are next
+    to zero, and of soft ones, whose exponentials over- and underflow."""
+    there = weights > 0
+    exponents = jnp.where(there, exponents, 0)
+    near = jnp.clip(exponents, -1, 1)
+    small = jnp.log1p(inner(weights, jnp.expm1(near)))
+    logs = exponents + jnp.log(jnp.where(there, weights, 1))
+    large = jax.nn.logsumexp(jnp.where(there, logs, -jnp.inf))
+    return jnp.where(jnp.all(near == exponents), small, large)
 
 
 def centre(

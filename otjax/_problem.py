@@ -178,11 +178,13 @@ class EntropicProblem(eqx.Module):
         unit = jnp.asarray(unit, a.dtype)
         a, b, lost = _without_the_alone(a, b, partners)
         # A mass that has nowhere to go may vanish, or else there is no plan.
-        feasible = jnp.array(True)
+        feasible = jnp.isfinite(least) | ~finite
+        least = jnp.where(jnp.isfinite(least), least, mean)
         for side, mass in zip(sides, lost, strict=True):
             feasible &= ~((mass > 0) & (side.softness() == 0))
         if _has_gauge(self.marginals):
-            b = b * lax.stop_gradient(jnp.sum(a) / jnp.sum(b))
+            alone = (lost[0] > 0) | (lost[1] > 0)
+            b = b * lax.stop_gradient(jnp.where(alone, jnp.sum(a) / jnp.sum(b), 1))
         epsilon, epsilon_valid = self._epsilon_in(unit, mean - least)
         result = RESULTS.successful
         for valid, otherwise in (

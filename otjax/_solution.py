@@ -4,7 +4,7 @@ import equinox as eqx
 import jax.numpy as jnp
 from jaxtyping import Array, ArrayLike, Float, Int
 
-from ._arrays import constant, float_array
+from ._arrays import constant, float_array, needs_precision
 from ._dual import linear_cost, transport_plan
 from ._geometry import AbstractPointGeometry
 from ._operators import TransportPlan
@@ -73,6 +73,7 @@ class Solution(eqx.Module):
     def _potentials(self) -> tuple[Float[Array, " n"], Float[Array, " m"]]:
         """In the unit of the problem as it was prepared."""
         f, g = self.potentials
+        needs_precision(f.dtype, "This solution")
         return f / self.prepared.unit, g / self.prepared.unit
 
     @property
@@ -125,6 +126,7 @@ class Solution(eqx.Module):
         """The geometry from new points to the second support, and a potential at the new points:
         right in value, without derivatives."""
         geometry = self.problem.geometry
+        needs_precision(geometry.dtype, "This solution")
         if not isinstance(geometry, AbstractPointGeometry):
             raise ValueError(
                 "Out-of-sample potentials and maps need points: solve with a `PointCloud`, not a "

@@ -6,12 +6,12 @@ import jax.numpy as jnp
 from jaxtyping import Array, ArrayLike, Float, Int
 
 from ._adjoint import AbstractAdjoint, envelope, ImplicitAdjoint
-from ._arrays import constant, count, float_array
+from ._arrays import constant, count, float_array, needs_precision
 from ._control import in_turn
 from ._dual import centre, excess_mass, left_out, marginal_error
 from ._problem import EntropicProblem, PreparedProblem
 from ._reduction import is_allowed
-from ._results import RESULTS
+from ._results import is_invalid, raise_unless_successful, RESULTS
 from ._solution import Solution, Stats
 from ._solver import AbstractSolver, chosen_solver, Potentials, size_of
 from ._unit import times_unit
@@ -56,6 +56,7 @@ def solve(
             f"`problem` must be an `EntropicProblem`, got {type(problem).__name__}; pass "
             "`otjax.EntropicProblem(otjax.PointCloud(x, y))`."
         )
+    needs_precision(problem.geometry.dtype, "`problem`")
     solver = chosen_solver(solver, tolerance, problem.geometry.dtype)
     adjoint = ImplicitAdjoint() if adjoint is None else adjoint
     if not isinstance(adjoint, AbstractAdjoint):
@@ -70,9 +71,22 @@ def solve(
         None if max_steps is None else count(max_steps, "max_steps"),
     )
     if throw:
-        failed = solution.result != RESULTS.successful
-        solution = solution.result.error_if(solution, failed)
+        solution = raise_unless_successful(
+            solution, solution.result, lambda: _numbers_of(solution)
+        )
     return solution
+
+
+def _numbers_of(solution: Solution) -> str:
+    """What a failed solve came to."""
+    if is_invalid(solution.result):
+        return ""
+    stats = solution.stats
+    return (
+        f"(It made {int(stats.num_steps)} steps in {solution.value.dtype}, and left a marginal "
+        f"error of {float(stats.marginal_error):.2g} at an `epsilon` of "
+        f"{float(solution.problem.epsilon):.4g}.)"
+    )
 
 
 @eqx.filter_jit

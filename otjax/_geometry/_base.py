@@ -44,7 +44,7 @@ class Prepared(NamedTuple):
 
     - `geometry`: what a solver works on.
     - `finite`: whether the given numbers were finite.
-    - `mean`: the mean cost $\sum_{ij} a_i b_j C_{ij}$ over the total masses, of allowed pairs.
+    - `mean`: the mean cost of allowed pairs, $\sum_{ij} a_i b_j C_{ij} / \sum_{ij} a_i b_j$.
     - `least`: the least cost of an allowed pair.
     - `unit`: what costs were divided by: those of `geometry`, `mean` and `least` are in this unit.
     - `partners`: which points have one; `None` where no pair is forbidden. Points that have none

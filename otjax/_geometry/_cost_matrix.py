@@ -6,7 +6,7 @@ import equinox as eqx
 import jax
 import jax.lax as lax
 import jax.numpy as jnp
-from jaxtyping import Array, ArrayLike, Float
+from jaxtyping import Array, ArrayLike, Bool, Float
 
 from .._arrays import float_array
 from .._control import cond_any
@@ -58,16 +58,18 @@ class CostMatrix(AbstractGeometry):
         least = jnp.min(jnp.where(alive, cost, jnp.inf))
         most = jnp.max(jnp.where(alive, cost, -jnp.inf))
 
-        def look_at_forbidden() -> tuple[Array, Array, Array]:
+        def look_at_forbidden() -> tuple[Array, Array, Array, Array]:
             allowed = alive & (cost < jnp.inf)
             rows, columns = jnp.any(allowed, axis=1), jnp.any(allowed, axis=0)
             # Where nothing is allowed at all there is no problem: all stay.
             some = jnp.any(rows)
-            return rows | ~some, columns | ~some, jnp.max(jnp.where(allowed, cost, -jnp.inf))
+            rows, columns = rows | ~some, columns | ~some
+            share = _share_of(allowed, jnp.where(rows, a, 0), jnp.where(columns, b, 0))
+            return rows, columns, share, jnp.max(jnp.where(allowed, cost, -jnp.inf))
 
         everybody = jnp.ones_like(a, bool), jnp.ones_like(b, bool)
-        rows, columns, most = cond_any(
-            most == jnp.inf, look_at_forbidden, lambda: (*everybody, most)
+        rows, columns, share, most = cond_any(
+            most == jnp.inf, look_at_forbidden, lambda: (*everybody, jnp.ones_like(most), most)
         )
         size = jnp.maximum(jnp.abs(least), jnp.abs(most))
         exponent = excess_exponent(size)
@@ -77,7 +79,9 @@ class CostMatrix(AbstractGeometry):
         a, b = jnp.where(rows, a, 0), jnp.where(columns, b, 0)
         prepared = held(without_infinities(matrix), a, b)
         return prepared._replace(
-            unit=power_of_two(exponent, self.dtype), partners=Partners(rows, columns)
+            mean=prepared.mean / share,
+            unit=power_of_two(exponent, self.dtype),
+            partners=Partners(rows, columns),
         )
 
     def softmin(self, h: Float[Array, " m"], epsilon: Float[Array, ""]) -> Float[Array, " n"]:
@@ -97,8 +101,18 @@ class CostMatrix(AbstractGeometry):
         return DensePlan(jnp.exp(scores.astype(dtype or scores.dtype)), transposed=False)
 
 
+def _share_of(
+    allowed: Bool[Array, "n m"], a: Float[Array, " n"], b: Float[Array, " m"]
+) -> Float[Array, ""]:
+    """The share of the product of two measures on pairs that are allowed; 1 if none is."""
+    a, b = lax.stop_gradient((a / jnp.sum(a), b / jnp.sum(b)))
+    share = _product(_product(a, allowed.astype(a.dtype)), b)
+    return jnp.where(share > 0, share, 1)
+
+
 def held(cost: Float[Array, "n m"], a: Float[Array, " n"], b: Float[Array, " m"]) -> Prepared:
-    """The prepared geometry of a matrix of costs that are finite, where they are not NaN."""
+    """The prepared geometry of a matrix of costs that are finite, where they are not NaN; `mean` is
+    over the masses of all pairs, forbidden ones too."""
     finite = jnp.isfinite(cost)
     cost = jnp.where(finite, cost, 0)
 

@@ -141,18 +141,19 @@ class PointCloud(AbstractPointGeometry):
         mean, least, most = _look_at_rows(pairs, a, b)
         everybody = jnp.ones_like(a, bool), jnp.ones_like(b, bool)
 
-        def look_at_columns() -> tuple[Array, Array]:
+        def look_at_forbidden() -> tuple[Array, Array, Array]:
             _, least_of_columns, _ = _look_at_rows(pairs.T, b, a)
             rows, columns = least < jnp.inf, least_of_columns < jnp.inf
             some = jnp.any(rows & (a > 0))
-            return rows | ~some, columns | ~some
+            return rows | ~some, columns | ~some, _share_of_allowed(pairs, a, b)
 
-        rows, columns = cond_any(most == jnp.inf, look_at_columns, lambda: everybody)
-        total = jnp.sum(a) * jnp.sum(b)
+        rows, columns, share = cond_any(
+            most == jnp.inf, look_at_forbidden, lambda: (*everybody, jnp.ones_like(mean))
+        )
         a, b = jnp.where(rows, a, 0), jnp.where(columns, b, 0)
         x, _ = _usable(x, a, one)
         y, _ = _usable(y, b, one)
-        mean *= lax.stop_gradient(total / (jnp.sum(a) * jnp.sum(b)))
+        mean /= share
         has_costs = jnp.isfinite(mean)
         finite &= has_costs
         exponent = excess_exponent(jnp.maximum(jnp.abs(jnp.min(least)), jnp.abs(mean)))
@@ -241,6 +242,20 @@ def _look_at_rows(
         lambda block, x: map_rows(of_rows, x, block), pairs.shape, pairs.x
     )
     return jnp.sum(a * means), least, jnp.max(most)
+
+
+def _share_of_allowed(
+    pairs: Pairs, a: Float[Array, " n"], b: Float[Array, " m"]
+) -> Float[Array, ""]:
+    """The share of the product of two measures on pairs that are allowed; 1 if none is."""
+    a, b = lax.stop_gradient((a / jnp.sum(a), b / jnp.sum(b)))
+
+    def of_rows(x: Float[Array, "k d"]) -> Array:
+        return jnp.sum(jnp.where(pairwise(pairs.cost, x, pairs.y) == jnp.inf, 0, b[None, :]), axis=1)
+
+    shares = by_platform(lambda block, x: map_rows(of_rows, x, block), pairs.shape, pairs.x)
+    share = jnp.sum(a * shares)
+    return jnp.where(share > 0, share, 1)
 
 
 def _extent(clouds: tuple[tuple[Float[Array, "_ d"], Float[Array, " _"]], ...]) -> Float[Array, ""]:
