@@ -288,18 +288,13 @@ def _usable(
 
     A point of mass zero is put on the point of largest mass, wherever it was.
     """
-    alive = (masses > 0)[:, None]
-    limit = jnp.sqrt(jnp.finfo(points.dtype).max / (8 * points.shape[1]))
-    finite = jnp.all((jnp.abs(points) < limit) | ~alive)
-
-    def replaced() -> Float[Array, "n d"]:
-        heaviest = points[jnp.argmax(lax.stop_gradient(masses))]
-        moved = jnp.where(alive, points, lax.stop_gradient(heaviest)[None, :])
-        return factor * jnp.where(finite, moved, 0)
-
-    # A branch, for XLA would choose between the points anew for each entry of the matrix.
-    needed = ~finite | ~jnp.all(alive) | (factor != 1)
-    return cond_any(needed, replaced, lambda: points), finite
+    alive = masses > 0
+    squares = jnp.sum(jnp.square(points), axis=1)
+    finite = jnp.all((squares < jnp.finfo(points.dtype).max / 8) | ~alive)
+    heaviest = lax.stop_gradient(points[jnp.argmax(masses)])
+    moved = jnp.where(finite, jnp.where(alive[:, None], points, heaviest[None, :]), 0)
+    # Apart from what follows: XLA would choose between the points anew for each entry of a matrix.
+    return lax.optimization_barrier(factor * moved), finite
 
 
 def _closed(cost: GroundCost, x: Float[Array, "n d"], y: Float[Array, "m d"]) -> GroundCost:
