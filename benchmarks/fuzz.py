@@ -3,12 +3,12 @@
     .venv/bin/python benchmarks/fuzz.py --examples 10000       # hours on a CPU, into results/
     .venv/bin/python benchmarks/fuzz.py --examples 50 --seed 7
 
-A problem is made of one integer. What is right of it is bounded by NumPy in float64: the dual at any
-potentials from below, the primal at a plan made of them from above; that a few hundred Sinkhorn steps
-of NumPy begin at the potentials of otjax makes neither bound less true. A number is wrong if it is
-beyond them by more than a thousandth of the size of the costs, and so is a success whose plan has not
-the marginals that it claims, or a NaN. Sizes vary by masses of zero and dimensions by coordinates of
-zero, so that few programs are compiled.
+A problem is made of one integer. What is right of it is bounded by NumPy in float64: the dual at
+any potentials from below, the primal at a plan made of them from above; that a few hundred Sinkhorn
+steps of NumPy begin at the potentials of otjax makes neither bound less true. A number is wrong if
+it is beyond them by more than a thousandth of the size of the costs, and so is a success whose plan
+has not the marginals that it claims, or a NaN. Sizes vary by masses of zero and dimensions by
+coordinates of zero, so that few programs are compiled.
 """
 
 import argparse
@@ -22,7 +22,6 @@ from collections.abc import Callable
 from typing import Any, NamedTuple
 
 import jax
-import jax.numpy as jnp
 import numpy as np
 from scipy.special import logsumexp
 
@@ -154,9 +153,7 @@ def ask(given: Problem) -> Answer:
     """What otjax says of a problem: a solution, and derivatives of its value."""
     geometry, marginals, _ = given.kind
     program = _program(geometry, marginals)
-    (_, solution), gradient = program(
-        given.support, given.a, given.b, given.epsilon, *given.rho
-    )
+    (_, solution), gradient = program(given.support, given.a, given.b, given.epsilon, *given.rho)
     plan = solution.marginals
     f, g = solution.potentials
     f, g = np.where(given.a > 0, f, 0), np.where(given.b > 0, g, 0)
@@ -211,7 +208,9 @@ def faults(given: Problem, answer: Answer) -> list[str]:
         floor = eps * (np.abs(f[a > 0]).max() + np.abs(g[b > 0]).max()) / epsilon
         least = 1e-4 if given.kind[2] == "float32" else 1e-9
         if not error <= 2 * np.clip(4 * floor, least, 1e-2):
-            found.append(f"successful with a marginal error of {error:.1e} at a floor of {floor:.1e}")
+            found.append(
+                f"successful with a marginal error of {error:.1e} at a floor of {floor:.1e}"
+            )
     lower, upper = bounds(cost, a, b, epsilon, rhos, f, g)
     weights = np.where(np.isfinite(cost), a[:, None] * b, 0)
     there = weights > 0

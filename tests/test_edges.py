@@ -189,7 +189,9 @@ def test_mass_without_an_allowed_partner_vanishes_at_its_price(dtype):
         jax.value_and_grad(function, argnums=(0, 1, 2, 3, 4), has_aux=True)
     )
     (got, solution), gradient = differentiated(value)(jnp.asarray(forbidden, dtype), *numbers)
-    (expected, rest), expected_gradient = differentiated(without)(jnp.asarray(cost, dtype), *numbers)
+    (expected, rest), expected_gradient = differentiated(without)(
+        jnp.asarray(cost, dtype), *numbers
+    )
     assert solution.result == RESULTS.successful
     tolerance = 1e-5 if dtype == jnp.float32 else 1e-12
     np.testing.assert_allclose(got, expected, rtol=tolerance)
@@ -228,9 +230,7 @@ def test_a_cost_may_forbid_a_point_all_partners(engine):
         otjax.EntropicProblem(geometry, *masses, marginals=otjax.Unbalanced(0.5))
     )
     solution = solve(otjax.PointCloud(x, y, cost=near, engine=engine))
-    rest = solve(
-        otjax.CostMatrix(cost[rows][:, columns]), np.full(8, 1 / 9), np.full(6, 1 / 7)
-    )
+    rest = solve(otjax.CostMatrix(cost[rows][:, columns]), np.full(8, 1 / 9), np.full(6, 1 / 7))
     epsilon = rest.problem.epsilon
     np.testing.assert_allclose(solution.problem.epsilon, epsilon, rtol=1e-12)
     price = 0.5 * (1 / 9 + 1 / 7) + epsilon * (1 - 8 / 9 * 6 / 7)
@@ -246,9 +246,9 @@ def _outputs(geometry, of_epsilon, *masses):
         return solution.value_linear if linear else solution.value, solution
 
     slopes = [
-        eqx.filter_value_and_grad(
-            lambda both, linear=linear: value(*both, linear), has_aux=True
-        )((geometry, of_epsilon))
+        eqx.filter_value_and_grad(lambda both, linear=linear: value(*both, linear), has_aux=True)(
+            (geometry, of_epsilon)
+        )
         for linear in (False, True)
     ]
     (of_value, solution), gradient = slopes[0]
@@ -425,7 +425,9 @@ def test_potentials_of_pot_are_a_start_and_ours_are_its():
     back = otjax.without_masses(f, g, a, b, epsilon=epsilon)
     jax.tree.map(lambda *pair: np.testing.assert_allclose(*pair, atol=1e-12), back, warm.potentials)
     # Points of mass zero.
-    f, _ = otjax.with_masses(jnp.ones(2), jnp.ones(1), jnp.array([1.0, 0.0]), jnp.ones(1), epsilon=1)
+    f, _ = otjax.with_masses(
+        jnp.ones(2), jnp.ones(1), jnp.array([1.0, 0.0]), jnp.ones(1), epsilon=1
+    )
     assert f[1] == -jnp.inf
     f, _ = otjax.without_masses(f, jnp.ones(1), jnp.array([1.0, 0.0]), jnp.ones(1), epsilon=1)
     np.testing.assert_array_equal(f, [1.0, 0.0])
