@@ -54,7 +54,7 @@ def needs_precision(dtype: jnp.dtype, what: str) -> None:
     if dtype == jnp.dtype("float64") and jnp.result_type(float) != dtype:
         raise ValueError(
             f"{what} is of float64, and here JAX computes in float32. Do this within "
-            "`with jax.enable_x64(True):`, put around whatever is under `jax.jit`, not inside of it."
+            "`with jax.enable_x64(True):`, put around whatever is under `jax.jit`, not inside it."
         )
 
 

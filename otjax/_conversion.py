@@ -71,9 +71,7 @@ def _add_log(
     potential: Float[Array, " n"], masses: Float[Array, " n"], epsilon: Float[Array, ""]
 ) -> Float[Array, " n"]:
     there = masses > 0
-    return jnp.where(
-        there, potential + epsilon * jnp.log(jnp.where(there, masses, 1)), -jnp.inf
-    )
+    return jnp.where(there, potential + epsilon * jnp.log(jnp.where(there, masses, 1)), -jnp.inf)
 
 
 def _sides(

@@ -47,8 +47,8 @@ def excess_mass(
     g: Float[Array, " m"],
     plan_mass: Float[Array, ""],
 ) -> Float[Array, ""]:
-    r"""The mass of the plan of `f` and `g` above that of the product, $\sum_{ij} a_i b_j (e^{s_{ij}}
-    - 1)$ with $s_{ij} = (f_i + g_j - C_{ij}) / \epsilon$.
+    r"""The mass of the plan of `f` and `g` above that of the product,
+    $\sum_{ij} a_i b_j (e^{s_{ij}} - 1)$ with $s_{ij} = (f_i + g_j - C_{ij}) / \epsilon$.
 
     Where `epsilon` is far beyond the costs it is less than what the two masses are rounded by, and
     matters, as it is multiplied by `epsilon`.

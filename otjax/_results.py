@@ -1,9 +1,9 @@
 """How a solve can end, and the principle of every number that is handed out.
 
-A number is right to its tolerance, or says that it is not. What has a status says so by that, beside
-the best finite numbers that could be found. A bare scalar has none: where the input is invalid it is
-NaN, with derivatives of zero, and never a number that could be taken for one; where only the accuracy
-is short it is the best value found.
+A number is right to its tolerance, or says that it is not. What has a status says so by that,
+beside the best finite numbers that could be found. A bare scalar has none: where the input is
+invalid it is NaN, with derivatives of zero, and never a number that could be taken for one; where
+only the accuracy is short it is the best value found.
 """
 
 import os

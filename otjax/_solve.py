@@ -71,9 +71,7 @@ def solve(
         None if max_steps is None else count(max_steps, "max_steps"),
     )
     if throw:
-        solution = raise_unless_successful(
-            solution, solution.result, lambda: _numbers_of(solution)
-        )
+        solution = raise_unless_successful(solution, solution.result, lambda: _numbers_of(solution))
     return solution
 
 

@@ -1,8 +1,14 @@
 """Numbers at the edges: penalties without bound, masses next to nothing, shifted costs, points that
 have no partner."""
 
+import importlib
+import pathlib
+import sys
+
 import equinox as eqx
 import helpers
+import hypothesis
+import hypothesis.strategies as st
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -183,7 +189,9 @@ def test_mass_without_an_allowed_partner_vanishes_at_its_price(dtype):
         jax.value_and_grad(function, argnums=(0, 1, 2, 3, 4), has_aux=True)
     )
     (got, solution), gradient = differentiated(value)(jnp.asarray(forbidden, dtype), *numbers)
-    (expected, rest), expected_gradient = differentiated(without)(jnp.asarray(cost, dtype), *numbers)
+    (expected, rest), expected_gradient = differentiated(without)(
+        jnp.asarray(cost, dtype), *numbers
+    )
     assert solution.result == RESULTS.successful
     tolerance = 1e-5 if dtype == jnp.float32 else 1e-12
     np.testing.assert_allclose(got, expected, rtol=tolerance)
@@ -222,9 +230,7 @@ def test_a_cost_may_forbid_a_point_all_partners(engine):
         otjax.EntropicProblem(geometry, *masses, marginals=otjax.Unbalanced(0.5))
     )
     solution = solve(otjax.PointCloud(x, y, cost=near, engine=engine))
-    rest = solve(
-        otjax.CostMatrix(cost[rows][:, columns]), np.full(8, 1 / 9), np.full(6, 1 / 7)
-    )
+    rest = solve(otjax.CostMatrix(cost[rows][:, columns]), np.full(8, 1 / 9), np.full(6, 1 / 7))
     epsilon = rest.problem.epsilon
     np.testing.assert_allclose(solution.problem.epsilon, epsilon, rtol=1e-12)
     price = 0.5 * (1 / 9 + 1 / 7) + epsilon * (1 - 8 / 9 * 6 / 7)
@@ -240,9 +246,9 @@ def _outputs(geometry, of_epsilon, *masses):
         return solution.value_linear if linear else solution.value, solution
 
     slopes = [
-        eqx.filter_value_and_grad(
-            lambda both, linear=linear: value(*both, linear), has_aux=True
-        )((geometry, of_epsilon))
+        eqx.filter_value_and_grad(lambda both, linear=linear: value(*both, linear), has_aux=True)(
+            (geometry, of_epsilon)
+        )
         for linear in (False, True)
     ]
     (of_value, solution), gradient = slopes[0]
@@ -419,9 +425,56 @@ def test_potentials_of_pot_are_a_start_and_ours_are_its():
     back = otjax.without_masses(f, g, a, b, epsilon=epsilon)
     jax.tree.map(lambda *pair: np.testing.assert_allclose(*pair, atol=1e-12), back, warm.potentials)
     # Points of mass zero.
-    f, _ = otjax.with_masses(jnp.ones(2), jnp.ones(1), jnp.array([1.0, 0.0]), jnp.ones(1), epsilon=1)
+    f, _ = otjax.with_masses(
+        jnp.ones(2), jnp.ones(1), jnp.array([1.0, 0.0]), jnp.ones(1), epsilon=1
+    )
     assert f[1] == -jnp.inf
     f, _ = otjax.without_masses(f, jnp.ones(1), jnp.array([1.0, 0.0]), jnp.ones(1), epsilon=1)
     np.testing.assert_array_equal(f, [1.0, 0.0])
     with pytest.raises(ValueError, match="`f` and `a`"):
         otjax.with_masses(jnp.ones(2), jnp.ones(1), jnp.ones(3), jnp.ones(1), epsilon=1.0)
+
+
+@pytest.fixture
+def fuzz(monkeypatch):
+    """The script of random problems, and its bounds in float64."""
+    monkeypatch.syspath_prepend(str(pathlib.Path(__file__).parents[1] / "benchmarks"))
+    yield importlib.import_module("fuzz")
+    sys.modules.pop("fuzz")
+
+
+@pytest.mark.slow
+def test_no_answer_to_a_random_problem_is_a_lie(fuzz):
+    @hypothesis.settings(max_examples=300)
+    @hypothesis.given(seed=st.integers(0, 2**31))
+    def tell(seed):
+        given = fuzz.problem(seed, ("small",))
+        faults = fuzz.faults(given, fuzz.ask(given))
+        assert not [fault for fault in faults if fault not in fuzz.UNKNOWN]
+
+    tell()
+
+
+def test_the_bounds_that_answers_are_held_against(fuzz):
+    """Closed form: two points each, equal masses, and the plan that they have."""
+    cost, half = np.array([[0.0, 1.0], [1.0, 0.0]]), np.full(2, 0.5)
+    zero, infinite = np.zeros(2), (np.inf, np.inf)
+    value = -0.3 * np.log(0.5 + 0.5 * np.exp(-1 / 0.3))
+    np.testing.assert_allclose(
+        fuzz.bounds(cost, half, half, 0.3, infinite, zero, zero), value, rtol=1e-4
+    )
+    # A plan that is not one, a NaN and a value that is off are found.
+    given = fuzz.Problem(
+        ("matrix", "balanced", "float64"), (cost,), half, half, np.array(0.3),
+        (np.array(1.0), np.array(1.0)),
+    )  # fmt: skip
+    answer = fuzz.ask(given)
+    assert fuzz.faults(given, answer) == []
+    wrong = lambda where, number: fuzz.faults(
+        given, answer._replace(solution=eqx.tree_at(where, answer.solution, number))
+    )
+    assert "value" in wrong(lambda s: s.value, jnp.asarray(value * 1.01))[0]
+    shifted = answer.solution.potentials[0] + jnp.array([0.01, 0.0])
+    assert "marginal error" in wrong(lambda s: s.potentials[0], shifted)[0]
+    nan = answer._replace(numbers=jnp.array([jnp.nan]))
+    assert "not finite" in fuzz.faults(given, nan)[0]

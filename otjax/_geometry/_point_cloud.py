@@ -4,7 +4,7 @@ import equinox as eqx
 import jax
 import jax.lax as lax
 import jax.numpy as jnp
-from jaxtyping import Array, ArrayLike, Bool, Float, Int
+from jaxtyping import Array, ArrayLike, Bool, Float
 
 from .._arrays import constant, float_array
 from .._control import cond_any
@@ -12,15 +12,14 @@ from .._ground_cost import AbstractGroundCost, degree, GroundCost, pairwise, SqE
 from .._reduction import (
     AbstractEngine,
     apply,
-    by_platform,
     default_engine,
-    map_rows,
     Pairs,
     softmin,
 )  # fmt: skip
 from .._unit import excess_exponent, power_of_two
 from ._base import AbstractPlan, AbstractPointGeometry, Partners, Prepared
 from ._cost_matrix import CostMatrix, held
+from ._look import extent, look_at_rows, share_of_allowed, unit_of
 
 
 class PointCloud(AbstractPointGeometry):
@@ -112,7 +111,7 @@ class PointCloud(AbstractPointGeometry):
         if power is None:
             return self._prepare_any_cost(a, b)
         # Costs that grow with the points are brought into range by these, before they are made.
-        exponent = excess_exponent(_extent(((self.x, a), (self.y, b))), power=2)
+        exponent = excess_exponent(extent(((self.x, a), (self.y, b))), power=2)
         factor = power_of_two(-exponent, self.dtype)
         x, x_finite = _usable(self.x, a, factor)
         y, y_finite = _usable(self.y, b, factor)
@@ -121,11 +120,11 @@ class PointCloud(AbstractPointGeometry):
             prepared = held(Pairs(x, y, self.cost).matrix(), a, b)
             prepared = prepared._replace(finite=finite & prepared.finite)
         else:
-            mean, least, _ = _look_at_rows(constant(Pairs(x, y, self.cost)), a, b)
+            mean, least, _ = look_at_rows(constant(Pairs(x, y, self.cost)), a, b)
             geometry = PointCloud(x, y, cost=self.cost, engine=self._engine)
             mean, least = jnp.where(finite, mean, 0), jnp.where(finite, jnp.min(least), 0)
             prepared = Prepared(geometry, finite, mean, least)
-        return prepared._replace(unit=_unit_of(exponent, power, self.dtype))
+        return prepared._replace(unit=unit_of(exponent, power, self.dtype))
 
     def _prepare_any_cost(self, a: Float[Array, " n"], b: Float[Array, " m"]) -> Prepared:
         """Of a cost of which nothing is known: it may forbid pairs, and be NaN."""
@@ -138,14 +137,14 @@ class PointCloud(AbstractPointGeometry):
             prepared = CostMatrix(pairwise(cost, x, y)).prepare(a, b)
             return prepared._replace(finite=finite & prepared.finite)
         pairs = constant(Pairs(x, y, cost))
-        mean, least, most = _look_at_rows(pairs, a, b)
+        mean, least, most = look_at_rows(pairs, a, b)
         everybody = jnp.ones_like(a, bool), jnp.ones_like(b, bool)
 
         def look_at_forbidden() -> tuple[Array, Array, Array]:
-            _, least_of_columns, _ = _look_at_rows(pairs.T, b, a)
+            _, least_of_columns, _ = look_at_rows(pairs.T, b, a)
             rows, columns = least < jnp.inf, least_of_columns < jnp.inf
             some = jnp.any(rows & (a > 0))
-            return rows | ~some, columns | ~some, _share_of_allowed(pairs, a, b)
+            return rows | ~some, columns | ~some, share_of_allowed(pairs, a, b)
 
         rows, columns, share = cond_any(
             most == jnp.inf, look_at_forbidden, lambda: (*everybody, jnp.ones_like(mean))
@@ -225,61 +224,6 @@ class RecomputedPlan(AbstractPlan):
         return RecomputedPlan(self.engine, self.pairs.T, self.g, self.f, self.epsilon, self.dtype)
 
 
-def _look_at_rows(
-    pairs: Pairs, a: Float[Array, " n"], b: Float[Array, " m"]
-) -> tuple[Float[Array, ""], Float[Array, " n"], Float[Array, ""]]:
-    """The mean cost of allowed pairs, the least of each row, and the largest of all: infinity if
-    there are forbidden ones. In one pass."""
-    a, b = lax.stop_gradient((a / jnp.sum(a), b / jnp.sum(b)))
-
-    def of_rows(x: Float[Array, "k d"]) -> tuple[Array, Array, Array]:
-        cost = pairwise(pairs.cost, x, pairs.y)
-        # A NaN stays one.
-        mean = jnp.sum(jnp.where(cost == jnp.inf, 0, cost) * b[None, :], axis=1)
-        return mean, jnp.min(cost, axis=1), jnp.max(cost, axis=1)
-
-    means, least, most = by_platform(
-        lambda block, x: map_rows(of_rows, x, block), pairs.shape, pairs.x
-    )
-    return jnp.sum(a * means), least, jnp.max(most)
-
-
-def _share_of_allowed(
-    pairs: Pairs, a: Float[Array, " n"], b: Float[Array, " m"]
-) -> Float[Array, ""]:
-    """The share of the product of two measures on pairs that are allowed; 1 if none is."""
-    a, b = lax.stop_gradient((a / jnp.sum(a), b / jnp.sum(b)))
-
-    def of_rows(x: Float[Array, "k d"]) -> Array:
-        return jnp.sum(jnp.where(pairwise(pairs.cost, x, pairs.y) == jnp.inf, 0, b[None, :]), axis=1)
-
-    shares = by_platform(lambda block, x: map_rows(of_rows, x, block), pairs.shape, pairs.x)
-    share = jnp.sum(a * shares)
-    return jnp.where(share > 0, share, 1)
-
-
-def _extent(clouds: tuple[tuple[Float[Array, "_ d"], Float[Array, " _"]], ...]) -> Float[Array, ""]:
-    """The largest side of the box around all points that have a mass."""
-
-    def furthest(sign: int) -> Float[Array, " d"]:
-        ends = [
-            jnp.max(jnp.where((masses > 0)[:, None], sign * points, -jnp.inf), axis=0)
-            for points, masses in clouds
-        ]
-        return jnp.maximum(*ends)
-
-    return jnp.max(furthest(1) + furthest(-1))
-
-
-def _unit_of(
-    exponent: Int[Array, ""], power: int | Float[Array, ""], dtype: jnp.dtype
-) -> Float[Array, ""]:
-    """What costs are multiplied by where points are by a power of two."""
-    if isinstance(power, int):
-        return power_of_two(power * exponent, dtype)
-    return jnp.exp2(power.astype(dtype) * exponent.astype(dtype))
-
-
 def _usable(
     points: Float[Array, "n d"], masses: Float[Array, " n"], factor: Float[Array, ""]
 ) -> tuple[Float[Array, "n d"], Bool[Array, ""]]:
@@ -288,13 +232,13 @@ def _usable(
 
     A point of mass zero is put on the point of largest mass, wherever it was.
     """
-    alive, points = masses > 0, factor * points
+    alive = masses > 0
     squares = jnp.sum(jnp.square(points), axis=1)
     finite = jnp.all((squares < jnp.finfo(points.dtype).max / 8) | ~alive)
     heaviest = lax.stop_gradient(points[jnp.argmax(masses)])
     moved = jnp.where(finite, jnp.where(alive[:, None], points, heaviest[None, :]), 0)
     # Apart from what follows: XLA would choose between the points anew for each entry of a matrix.
-    return lax.optimization_barrier(moved), finite
+    return lax.optimization_barrier(factor * moved), finite
 
 
 def _closed(cost: GroundCost, x: Float[Array, "n d"], y: Float[Array, "m d"]) -> GroundCost:
