@@ -148,6 +148,11 @@ class AbstractAbsorbedSolver(AbstractSolver):
         # What this look tells; -1 is that there is something to do with this plan.
         seen = jnp.asarray(-1, jnp.int32)
         for holds, ending in (
+            # What an iteration sees as reached below what rounding allows, no look confirms.
+            (
+                at_end & (state.ending == Ending.REACHED) & (tolerance < floor) & (error < floor),
+                Ending.STALLED,
+            ),
             (~_in_range(row, column), Ending.OUT_OF_RANGE),
             (~step.fits(problem, row, column, floor), Ending.UNFIT),
             (at_end & (num_steps >= limit), Ending.EXHAUSTED),
