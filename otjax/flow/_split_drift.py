@@ -18,11 +18,11 @@ class SplitSinkhornDrift(AbstractDrift):
     r"""The drift $T_{xy}(x) - T_{xx'}(x)$, where samples are repelled by others than themselves
     (Han et al. 2026, arXiv:2605.11755, W-Flow).
 
-    The samples are split into two halves, and each stands for the law of the other's. So a plan of
-    samples with their like has the same blur as that with the data, and no diagonal: where the two
-    laws are equal, and the halves are as many as the data, this drift has mean zero, where that of
-    `SinkhornDrift` pulls together, since a sample is nearest to itself. It costs less: a plan of
-    two halves instead of the whole with itself.
+    The samples are split into two halves, and each stands for the law of the other's: so a plan of
+    samples with their like has no diagonal, and the same noise and blur as that with the data.
+    Where the two laws are equal, and the halves are as many as the data, this drift has mean zero,
+    where that of `SinkhornDrift` pulls together by half of what chance sets two batches apart. It
+    costs less: a plan of two halves instead of the whole with itself.
     """
 
     epsilon: Float[Array, " k"]
