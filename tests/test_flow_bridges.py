@@ -140,8 +140,9 @@ def test_a_light_bridge_learns_that_between_gaussians():
 def mixture_bridge(dtype=jnp.float64):
     means = jnp.array([[-1.0, 0.3], [0.5, 2.0], [1.0, -1.0]], dtype)
     bridge = flow.LightBridge(means, sigma=0.7, scale=0.4)
-    numbers = jnp.array([0.3, -0.5, 0.1], dtype), jnp.log(
-        jnp.array([[0.3, 2.0], [1.0, 0.5], [0.7, 0.2]], dtype)
+    numbers = (
+        jnp.array([0.3, -0.5, 0.1], dtype),
+        jnp.log(jnp.array([[0.3, 2.0], [1.0, 0.5], [0.7, 0.2]], dtype)),
     )
     return eqx.tree_at(lambda b: (b.log_weights, b.log_scales), bridge, numbers)
 
@@ -175,7 +176,8 @@ def test_the_potential_of_a_light_bridge_is_an_expectation_of_brownian_motion():
     drawn = np.asarray(jax.vmap(lambda key: bridge.sample(key, x))(jr.split(KEY, 20_000)))
     mean = law @ ends
     np.testing.assert_allclose(drawn.mean(axis=0), mean, atol=0.02)
-    np.testing.assert_allclose(np.cov(drawn.T), (ends - mean).T @ (law[:, None] * (ends - mean)), atol=0.02)  # fmt: skip
+    covariance = (ends - mean).T @ (law[:, None] * (ends - mean))
+    np.testing.assert_allclose(np.cov(drawn.T), covariance, atol=0.02)
 
 
 # Simulation

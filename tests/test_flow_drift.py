@@ -66,6 +66,70 @@ def test_a_drift_vanishes_at_the_data_and_goes_on_from_an_earlier_one():
     np.testing.assert_allclose(there.w2, 0, atol=1e-5)
 
 
+def plan_map(x, y, epsilon):
+    plan = otjax.solve(otjax.EntropicProblem(otjax.PointCloud(x, y), epsilon=epsilon), FINE).plan
+    return plan.as_matrix() @ y * len(x)
+
+
+SPLIT = flow.SplitSinkhornDrift(EPSILONS, solver=FINE)
+
+
+def test_the_split_drift_is_that_of_two_batches():
+    x, y = clouds()
+    x, y = x[:8], y[:8]
+    found = SPLIT.evaluate(x, y)
+    first, second = x[:4], x[4:]
+    fields = [
+        np.concatenate(
+            [
+                plan_map(one, y, epsilon) - plan_map(one, other, epsilon)
+                for one, other in ((first, second), (second, first))
+            ]
+        )
+        for epsilon in EPSILONS
+    ]
+    np.testing.assert_allclose(found.field, np.mean(fields, axis=0), atol=1e-8)
+    np.testing.assert_allclose(SPLIT(x + 50.0, y + 50.0), found.field, atol=1e-6)
+    value, _ = divergence_and_descent(x, y, EPSILONS[0])
+    np.testing.assert_allclose(found.w2, np.sqrt(value), rtol=1e-6)
+    assert found.result == RESULTS.successful
+    np.testing.assert_allclose(SPLIT.evaluate(x, y, found).field, found.field, atol=1e-8)
+    broken = SPLIT.evaluate(x.at[0, 0].set(jnp.nan), y)
+    assert broken.result == RESULTS.nonfinite_input
+
+
+@pytest.mark.slow
+def test_where_laws_are_equal_the_split_drift_alone_has_mean_zero():
+    """The mean of <V, x> is how fast samples spread: without a bias it is zero."""
+    x, y = (jr.normal(jr.key(k), (400, n, 2)) for k, n in enumerate((16, 8)))
+    spread = lambda drift: jax.jit(
+        jax.vmap(lambda x, y: jnp.mean(jnp.sum(drift(x, y) * x, axis=1)))
+    )(x, y)
+    drifts = flow.SplitSinkhornDrift, flow.SinkhornDrift
+    pulls = [np.asarray(spread(drift(0.1, solver=solver()))) for drift in drifts]
+    errors = [np.std(pull) / 20 for pull in pulls]
+    assert np.abs(np.mean(pulls[0])) < 3 * errors[0]
+    assert np.mean(pulls[1]) < -3 * errors[1]
+
+
+def test_a_drift_is_followed_for_several_steps():
+    x, y = clouds()
+    followed = flow.Followed(DRIFT, num_steps=3, step_size=0.4)
+    here = x
+    for _ in range(3):
+        here = here + 0.4 * DRIFT.evaluate(here, y).field
+    found, start = followed.evaluate(x, y), DRIFT.evaluate(x, y)
+    np.testing.assert_allclose(found.field, here - x, atol=1e-7)
+    np.testing.assert_allclose(followed(x, y), here - x, atol=1e-7)
+    np.testing.assert_allclose([found.size, found.w2], [start.size, start.w2])
+    assert found.result == RESULTS.successful
+    warm = followed.evaluate(x, y, found)
+    np.testing.assert_allclose(warm.field, here - x, atol=1e-7)
+    shift = flow.MeanShift(0.3)
+    once = flow.Followed(shift, num_steps=1, step_size=0.5)
+    np.testing.assert_allclose(once(x, y), 0.5 * shift(x, y))
+
+
 def test_a_solve_that_fails_is_reported():
     x, y = clouds()
     impossible = flow.SinkhornDrift((0.2, 1.5), solver=solver(tolerance=1e-25))
@@ -243,6 +307,12 @@ def test_gradients_go_through_the_flow_of_particles():
         (lambda x, y: flow.SinkhornDrift(jnp.ones((2, 2))), "epsilon"),
         (lambda x, y: flow.SinkhornDrift(1.0, solver="sinkhorn"), "solver"),
         (lambda x, y: flow.MeanShift((0.1, -0.1)), "temperatures"),
+        (lambda x, y: flow.SplitSinkhornDrift(0.0), "epsilon"),
+        (lambda x, y: flow.SplitSinkhornDrift(1.0, solver="sinkhorn"), "solver"),
+        (lambda x, y: flow.SplitSinkhornDrift(1.0)(x[:3], y), "x"),
+        (lambda x, y: flow.Followed(None), "drift"),
+        (lambda x, y: flow.Followed(DRIFT, num_steps=0), "num_steps"),
+        (lambda x, y: flow.Followed(DRIFT, step_size=0.0), "step_size"),
         (lambda x, y: flow.MeanShift(cost=None), "cost"),
         (lambda x, y: flow.MeanShift()(x[:1], y), "x"),
         (lambda x, y: flow.MeanShift()(x, y[:, :1]), "y"),

@@ -10,7 +10,6 @@ import optax
 import pytest
 import scipy.stats
 
-import otjax
 from otjax import flow, nn, RESULTS
 
 
@@ -25,8 +24,11 @@ def test_energies_are_sums_over_particles():
         flow.potential_energy(quadratic, x, masses), np.sum(masses * np.sum(x**2, axis=1) / 2)
     )
     densities = [
-        sum(m * scipy.stats.multivariate_normal.pdf(p, q, 0.3**2) for m, q in zip(masses, x))
-        for p in x
+        sum(
+            m * scipy.stats.multivariate_normal.pdf(p, q, 0.3**2)
+            for m, q in zip(masses.tolist(), np.asarray(x), strict=True)
+        )
+        for p in np.asarray(x)
     ]
     expected = np.sum(masses * np.log(densities))
     function = lambda x: flow.entropy(x, masses, bandwidth=0.3)
@@ -75,7 +77,7 @@ def test_the_loss_of_a_step_is_least_at_the_exact_one():
 
     (value, found), gradient = loss_at(exact)
     np.testing.assert_allclose(gradient, 0, atol=1e-12)
-    np.testing.assert_allclose(found.samples, exact * x, rtol=1e-12)
+    np.testing.assert_allclose(found.samples, exact[None, :] * x, rtol=1e-12)
     np.testing.assert_allclose(found.log_volume, np.sum(np.log(exact)), rtol=1e-12)
     variances = np.array([0.25, 4.0])
     by_hand = np.sum((exact - 1) ** 2 * variances / (2 * h) + exact**2 * variances / 2)
@@ -90,15 +92,15 @@ def test_the_loss_of_a_step_is_least_at_the_exact_one():
 
 @pytest.mark.slow
 def test_convex_networks_step_along_an_ornstein_uhlenbeck_process():
-    """By three steps from N(2, 1/4): against the implicit steps exactly, and the process itself."""
-    h, n, optimiser = 0.1, 512, optax.adam(optax.cosine_decay_schedule(2e-2, 300))
-    x = np.random.default_rng(0).normal(size=(n, 1))
-    x = jnp.asarray(2 + 0.5 * (x - x.mean()) / x.std())
+    """By two steps from N(2, 1/4): against the implicit steps exactly, and the process itself."""
+    h, n, steps = 0.1, 200, 600
+    optimiser = optax.adam(optax.cosine_decay_schedule(2e-2, steps))
+    x = jnp.asarray(2 + 0.5 * scipy.stats.norm.ppf((np.arange(n) + 0.5) / n))[:, None]
     log_density = jax.scipy.stats.norm.logpdf(x[:, 0], 2.0, 0.5)
 
     @jax.jit
     def advance(key, x):
-        network = nn.ICNN(1, width=16, depth=2, strong_convexity=0.5, key=key)
+        network = nn.ICNN(1, width=24, depth=2, strong_convexity=0.5, key=key)
 
         def step(state, _):
             network, moments = state
@@ -108,19 +110,19 @@ def test_convex_networks_step_along_an_ornstein_uhlenbeck_process():
             return (optax.apply_updates(network, updates), moments), None
 
         state = network, optimiser.init(network)
-        (network, _), _ = jax.lax.scan(step, state, None, length=300)
+        (network, _), _ = jax.lax.scan(step, state, None, length=steps)
         return flow.convex_step(network, x)
 
-    mean, variance = 2.0, 0.25
-    for k in range(3):
+    mean, variance = 2.0, np.var(x)
+    for k in range(2):
         moved = advance(jr.key(k), x)
         x, log_density = moved.samples, log_density - moved.log_volume
         mean, variance = mean / (1 + h), variance * slope_of_step(variance, h) ** 2
     assert moved.result == RESULTS.successful
     np.testing.assert_allclose(np.mean(x), mean, rtol=0.01)
     np.testing.assert_allclose(np.var(x), variance, rtol=0.02)
-    np.testing.assert_allclose(np.mean(x), 2 * np.exp(-0.3), rtol=0.03)
-    np.testing.assert_allclose(np.var(x), 1 - 0.75 * np.exp(-0.6), rtol=0.1)
+    np.testing.assert_allclose(np.mean(x), 2 * np.exp(-0.2), rtol=0.03)
+    np.testing.assert_allclose(np.var(x), 1 - 0.75 * np.exp(-0.4), rtol=0.1)
     expected = scipy.stats.norm.logpdf(x[:, 0], mean, np.sqrt(variance))
     assert np.median(np.abs(log_density - expected)) < 0.05
 
