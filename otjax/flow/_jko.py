@@ -8,7 +8,7 @@ import jax
 import jax.numpy as jnp
 from jaxtyping import Array, ArrayLike, Bool, Float
 
-from .._arrays import float_array, positive_number
+from .._arrays import constant, float_array, positive_number
 from .._results import RESULTS
 from ._batches import all_finite, cleaned, nan_unless
 from ._energies import checked_potential
@@ -59,9 +59,11 @@ def convex_step(convex: Convex, x: ArrayLike) -> ConvexStep:
 
 def _log_det(hessian: Float[Array, "d d"]) -> tuple[Float[Array, ""], Bool[Array, ""]]:
     """By Cholesky's factor, which exists of positive definite matrices alone."""
-    root = jnp.linalg.cholesky(0.5 * (hessian + hessian.T))
-    definite = jnp.all(jnp.isfinite(root))
-    diagonal = jnp.where(definite, jnp.diagonal(root), 1)
+    symmetric = 0.5 * (hessian + hessian.T)
+    definite = jnp.all(jnp.isfinite(jnp.linalg.cholesky(constant(symmetric))))
+    # Once more, so that no derivative meets a factor that does not exist.
+    safe = jnp.where(definite, symmetric, jnp.eye(len(hessian), dtype=hessian.dtype))
+    diagonal = jnp.diagonal(jnp.linalg.cholesky(safe))
     return jnp.where(definite, 2 * jnp.sum(jnp.log(diagonal)), jnp.nan), definite
 
 
