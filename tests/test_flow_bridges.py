@@ -169,6 +169,9 @@ def test_the_potential_of_a_light_bridge_is_an_expectation_of_brownian_motion():
     np.testing.assert_allclose(bridge.potential(1.0, x), np.log(weight_at(np.asarray(x))))
     slope = helpers.central_difference(lambda x: bridge.potential(t, x), x, jnp.array([1.0, 0.0]))
     np.testing.assert_allclose(bridge.drift(t, x)[0], 0.49 * slope, rtol=1e-8)
+    bigger = lambda sigma: flow.LightBridge(bridge.means, sigma=sigma).potential(t, x)
+    by_sigma = helpers.central_difference(bigger, jnp.asarray(0.7), jnp.ones(()))
+    np.testing.assert_allclose(jax.grad(bigger)(jnp.asarray(0.7)), by_sigma, rtol=1e-7)
     # The law of the end, given the start: its moments by the same quadrature from time 0.
     ends = np.asarray(x) + 0.7 * grid
     law = weights * weight_at(ends)

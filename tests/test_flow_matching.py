@@ -168,6 +168,8 @@ def test_points_are_met_by_their_potential():
     np.testing.assert_array_equal(euclidean.j, np.argmin(np.sqrt(costs) - g, axis=1))
     told = flow.Semidiscrete(g, masses=masses, epsilon=0.5).pairs(KEY, x0, x1)
     np.testing.assert_allclose(told.entropy, soft.entropy)
+    short = eqx.tree_at(lambda s: s.result, solution, otjax.RESULTS.max_steps_reached)
+    assert flow.Semidiscrete(short).pairs(KEY, x0, x1).result == otjax.RESULTS.max_steps_reached
     broken = flow.Semidiscrete(g).pairs(KEY, x0.at[0, 0].set(jnp.nan), x1)
     assert broken.result == otjax.RESULTS.nonfinite_input
 

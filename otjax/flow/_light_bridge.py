@@ -2,6 +2,7 @@
 
 import equinox as eqx
 import jax
+import jax.lax as lax
 import jax.numpy as jnp
 import jax.random as jr
 from jaxtyping import Array, ArrayLike, Float
@@ -19,7 +20,8 @@ class LightBridge(eqx.Module):
 
     Then everything is a mixture too: the law of the end given the start, which `sample` draws from
     in one step, and the drift at any time. `light_bridge_loss` trains it, with no simulation and
-    no plan. The diffusion is not trained.
+    no plan. It does not train the diffusion: no gradient reaches it; keep it from an optimiser's weight
+    decay by its mask.
 
     - `log_weights`: $\log \alpha_k$, shape (k,).
     - `means`: $r_k$, shape (k, d), in the unit of the samples.
@@ -80,7 +82,7 @@ class LightBridge(eqx.Module):
                 self.log_weights,
                 self.means,
                 jnp.exp(self.log_scales),
-                jnp.square(jax.lax.stop_gradient(self.sigma)),
+                jnp.square(self.sigma),
             )
         )
         spread = 1 - t + t * scales
@@ -141,6 +143,7 @@ def light_bridge_loss(bridge: LightBridge, x0: ArrayLike, x1: ArrayLike) -> Floa
             f"`x0` must hold points of shape {bridge.means.shape[1:]}, got {x0.shape[1:]}."
         )
     valid = all_finite(x0, x1)
+    bridge = eqx.tree_at(lambda bridge: bridge.sigma, bridge, lax.stop_gradient(bridge.sigma))
 
     def mean(t: float, x: Float[Array, "n d"]) -> Float[Array, ""]:
         at = jnp.asarray(t, x.dtype)

@@ -28,13 +28,15 @@ class Semidiscrete(AbstractCoupling):
     with a batch of them, at the cost of one row for each start.
 
     `pairs(key, x0, x1)` takes fresh starts and all points, in the order of their potential; labels
-    of the points ride along. The coupling knows the points by their potential alone.
+    of the points ride along. The coupling knows the points by their potential alone. Its result is that
+    of the solution that it was made of.
     """
 
     potential: Float[Array, " m"]
     masses: Float[Array, " m"]
     epsilon: Float[Array, ""]
     cost: GroundCost
+    result: RESULTS
 
     def __init__(
         self,
@@ -58,7 +60,9 @@ class Semidiscrete(AbstractCoupling):
 
         **Raises:** `ValueError` for shapes that do not fit, and a negative epsilon.
         """
+        self.result = RESULTS.successful
         if isinstance(potential, Solution):
+            self.result = potential.result
             problem = potential.prepared
             masses = problem.b if masses is None else masses
             epsilon = problem.epsilon if epsilon is None else epsilon
@@ -117,5 +121,5 @@ class Semidiscrete(AbstractCoupling):
             marginal_error=jnp.sum(jnp.abs(jnp.mean(law, axis=0) - independent)),
             entropy=jnp.mean(jnp.sum(surprise, axis=1)) / (math.log(m) or 1),
             relative_cost=relative(paid, mean),
-            result=RESULTS.where(valid, RESULTS.successful, RESULTS.nonfinite_input),
+            result=RESULTS.where(valid, self.result, RESULTS.nonfinite_input),
         )
