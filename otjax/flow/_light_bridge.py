@@ -20,8 +20,8 @@ class LightBridge(eqx.Module):
 
     Then everything is a mixture too: the law of the end given the start, which `sample` draws from
     in one step, and the drift at any time. `light_bridge_loss` trains it, with no simulation and
-    no plan. It does not train the diffusion: no gradient reaches it; keep it from an optimiser's weight
-    decay by its mask.
+    no plan. It does not train the diffusion: no gradient reaches it; keep it from an optimiser's
+    weight decay by its mask.
 
     - `log_weights`: $\log \alpha_k$, shape (k,).
     - `means`: $r_k$, shape (k, d), in the unit of the samples.

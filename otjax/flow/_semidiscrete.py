@@ -28,8 +28,8 @@ class Semidiscrete(AbstractCoupling):
     with a batch of them, at the cost of one row for each start.
 
     `pairs(key, x0, x1)` takes fresh starts and all points, in the order of their potential; labels
-    of the points ride along. The coupling knows the points by their potential alone. Its result is that
-    of the solution that it was made of.
+    of the points ride along. The coupling knows the points by their potential alone. Its result is
+    that of the solution that it was made of.
     """
 
     potential: Float[Array, " m"]
