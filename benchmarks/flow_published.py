@@ -363,28 +363,26 @@ def tasks(options: Options) -> Iterator[dict[str, Any]]:
 def bridge(options: Options) -> Iterator[dict[str, Any]]:
     """The light bridge of one component between N(-a, I) and N(a, I), a = 0.1, sigma = 1: its law
     of the end is known, and so is KL from what it should be."""
+    a, num, steps = 0.1, options.points or 10_000, min(500, options.steps)
+    optimiser = optax.adam(optax.cosine_decay_schedule(0.05, steps))
+
+    @eqx.filter_jit
+    def fit(start: flow.LightBridge, x0: Array, x1: Array) -> flow.LightBridge:
+        def step(state, _):
+            model, moments = state
+            gradient = jax.grad(lambda m: flow.light_bridge_loss(m, x0, x1))(model)
+            updates, moments = optimiser.update(gradient, moments)
+            return (optax.apply_updates(model, updates), moments), None
+
+        state = start, optimiser.init(eqx.filter(start, eqx.is_array))
+        return lax.scan(step, state, None, length=steps)[0][0]
+
     for d in (2, 5, 20, 50):
-        a, num = 0.1, options.points or 10_000
         records = []
         for seed in range(options.seeds or 5):
-            keys = jr.split(jr.key(seed), 3)
+            keys = jr.split(jr.key(seed), 2)
             x0, x1 = -a + jr.normal(keys[0], (num, d)), a + jr.normal(keys[1], (num, d))
-            start = flow.LightBridge(x1[:1], sigma=1.0)
-            optimiser = optax.adam(optax.cosine_decay_schedule(0.05, 500))
-
-            @eqx.filter_jit
-            def fit(start, x0, x1, optimiser=optimiser):
-                def step(state, _):
-                    model, moments = state
-                    gradient = jax.grad(lambda m: flow.light_bridge_loss(m, x0, x1))(model)
-                    updates, moments = optimiser.update(gradient, moments)
-                    return (optax.apply_updates(model, updates), moments), None
-
-                state = start, optimiser.init(eqx.filter(start, eqx.is_array))
-                (model, _), _ = lax.scan(step, state, None, length=min(500, options.steps))
-                return model
-
-            model = fit(start, x0, x1)
+            model = fit(flow.LightBridge(x1[:1], sigma=1.0), x0, x1)
             scales = np.exp(np.asarray(model.log_scales[0], np.float64))
             mean = np.asarray(model.means[0], np.float64) - scales * a
             variance = scales**2 + scales
