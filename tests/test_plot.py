@@ -163,7 +163,7 @@ def test_densities_on_grids():
 @pytest.mark.parametrize(
     "message, draw",
     [
-        ("`ax`", lambda s, x, y: plot.plan_matrix(s, ax=3)),
+        ("['`]ax['`]", lambda s, x, y: plot.plan_matrix(s, ax=3)),
         ("`solution`", lambda s, x, y: plot.plan_matrix(3)),
         ("`x` and `y`", lambda s, x, y: plot.plan_lines(s, y, x, ax=Figure().subplots())),
         ("`x`", lambda s, x, y: plot.map_arrows(s.transport, x[:, :1], ax=Figure().subplots())),

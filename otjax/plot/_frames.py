@@ -17,7 +17,7 @@ MARGIN = 0.05  # around all points of all times, as a share of their extent
 
 def frames(
     interpolate: Interpolation,
-    times: Sequence[float] | ArrayLike,
+    times: Sequence[int | float] | ArrayLike,
     *,
     axes: Sequence[Axes] | np.ndarray | None = None,
 ) -> np.ndarray:
@@ -45,7 +45,7 @@ def frames(
 
 def animate(
     interpolate: Interpolation,
-    times: Sequence[float] | ArrayLike,
+    times: Sequence[int | float] | ArrayLike,
     *,
     interval: int = 50,
     ax: Axes | None = None,
@@ -122,7 +122,7 @@ def density_frames(
 
 
 def _clouds(
-    interpolate: Interpolation, times: Sequence[float] | ArrayLike
+    interpolate: Interpolation, times: Sequence[int | float] | ArrayLike
 ) -> tuple[np.ndarray, list[tuple[np.ndarray, np.ndarray]]]:
     numbers = np.asarray(times, dtype=float)
     if numbers.ndim != 1 or not len(numbers):

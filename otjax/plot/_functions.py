@@ -37,9 +37,7 @@ def map_arrows(
             f"`transport(x)` must be one point for each of {len(starts)}, got {len(images)}."
         )
     # An arrow from point to point, in the unit of the axes.
-    ax.quiver(
-        *starts.T, *(images - starts).T, angles="xy", scale_units="xy", scale=1, width=3e-3
-    )
+    ax.quiver(*starts.T, *(images - starts).T, angles="xy", scale_units="xy", scale=1, width=3e-3)
     ends = np.concatenate([starts, images])
     ax.update_datalim(ends)
     ax.autoscale_view()
