@@ -28,6 +28,7 @@ from ._geometry import (
     AbstractGeometry as AbstractGeometry,
     AbstractPlan as AbstractPlan,
     CostMatrix as CostMatrix,
+    Grid as Grid,
     PointCloud as PointCloud,
     Prepared as Prepared,
 )

@@ -5,4 +5,5 @@ from ._base import (
     Prepared as Prepared,
 )
 from ._cost_matrix import CostMatrix as CostMatrix
+from ._grid import Grid as Grid
 from ._point_cloud import PointCloud as PointCloud

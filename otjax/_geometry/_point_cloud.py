@@ -8,7 +8,7 @@ from jaxtyping import Array, ArrayLike, Bool, Float
 
 from .._arrays import constant, float_array
 from .._control import cond_any
-from .._ground_cost import AbstractGroundCost, GroundCost, SqEuclidean
+from .._ground_cost import AbstractGroundCost, checked_cost, GroundCost, SqEuclidean
 from .._reduction import (
     AbstractEngine,
     apply,
@@ -58,7 +58,6 @@ class PointCloud(AbstractPointGeometry):
         """
         self.x = float_array(x, "x", "n d")
         self.y = float_array(y, "y", "m d")
-        self.cost = cost
         self.engine = engine
         if engine is not None and not isinstance(engine, AbstractEngine):
             raise ValueError(
@@ -74,17 +73,7 @@ class PointCloud(AbstractPointGeometry):
                 f"`x` and `y` must have one dtype, got {self.x.dtype} (`x`) and "
                 f"{self.y.dtype} (`y`); cast one of them."
             )
-        if not callable(cost):
-            raise ValueError(f"`cost` must be a callable (x_i, y_j) -> scalar, got {cost!r}.")
-        if isinstance(cost, type):
-            raise ValueError(f"`cost` must be an instance: pass `{cost.__name__}()`.")
-        if not isinstance(cost, AbstractGroundCost):
-            one = jax.eval_shape(cost, self.x[0], self.y[0])
-            if getattr(one, "shape", None) != () or one.dtype != self.x.dtype:
-                raise ValueError(
-                    "`cost` must return a scalar of the dtype of the points for one `x_i` of "
-                    f"shape {self.x[0].shape} and one `y_j`, got {one}."
-                )
+        self.cost = checked_cost(cost, self.x[0], self.y[0])
 
     @property
     def shape(self) -> tuple[int, int]:
