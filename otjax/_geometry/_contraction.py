@@ -13,6 +13,7 @@ common; for one row at a time it is a log-sum-exp. Costs and logarithms are in u
 
 from collections.abc import Callable
 from functools import partial
+from typing import TypeAlias
 
 import equinox as eqx
 import equinox.internal as eqxi
@@ -24,10 +25,12 @@ from jaxtyping import Array, Bool, Float, Int
 from .._arrays import constant
 
 
-# So many groups of rows, where all rows at once are out of range.
-_GROUPS = 16
+# So many groups of rows, where all rows at once are out of range; one row each on short axes.
+_GROUPS, _SHORT = 16, 64
 # Sums below exp(-limit) of the largest may have lost some of their terms.
 _LIMIT = {jnp.dtype("float32"): 60.0, jnp.dtype("float64"): 600.0}
+
+Costs: TypeAlias = tuple[Float[Array, "_ _"], ...]
 
 
 class PartialSums(eqx.Module):
@@ -35,18 +38,17 @@ class PartialSums(eqx.Module):
 
     - `logs`: the logarithms of the sums after each axis, shape (rest, n_k) for the k-th; what is
         still to be contracted comes first, then the axes that are.
-    - `levels`: how each axis is contracted, an index of `_blocks`.
+    - `tilts`: what is taken out of each row of each axis, shape (n_k,).
+    - `care`: how carefully the sums must be made, 0 to 2.
     """
 
     logs: tuple[Float[Array, "_ _"], ...]
-    levels: tuple[Int[Array, ""], ...]
+    tilts: tuple[Float[Array, " _"], ...]
+    care: Int[Array, ""]
 
 
 def partial_sums(
-    costs: tuple[Float[Array, "_ _"], ...],
-    logs: Float[Array, " m"],
-    needed: Bool[Array, " n"],
-    dtype: jnp.dtype,
+    costs: Costs, logs: Float[Array, " m"], needed: Bool[Array, " n"], dtype: jnp.dtype
 ) -> PartialSums:
     """The partial sums of `exp(logs)`, where `logs` may be `-inf`, to be used in `dtype`.
 
@@ -54,83 +56,99 @@ def partial_sums(
     """
     costs, logs = constant((costs, logs))
     needed = needed.reshape([cost.shape[0] for cost in costs])
-    made, levels = [], []
-    for k, cost in enumerate(costs):
-        beyond = tuple(range(k + 1, len(costs)))
-        asked = jnp.any(needed, axis=beyond).reshape(-1)
-        logs, level = _log_step(cost, logs.reshape(cost.shape[1], -1), asked, dtype)
-        made.append(logs)
-        levels.append(level)
-    return PartialSums(tuple(made), tuple(levels))
+    numbers = range(len(costs))
+    asked = [jnp.any(needed, axis=tuple(numbers[k + 1 :])).reshape(-1) for k in numbers]
+
+    def with_care(care: int) -> tuple[PartialSums, Bool[Array, ""]]:
+        before, made, tilts, in_range = logs, [], [], []
+        for cost, here in zip(costs, asked, strict=True):
+            before = before.reshape(cost.shape[1], -1)
+            tilts.append(_tilt(cost, before))
+            after, good = _log_step(cost, tilts[-1], before, here, _block(cost, care), dtype)
+            made.append(after)
+            in_range.append(good)
+            before = after
+        sums = PartialSums(tuple(made), tuple(tilts), jnp.asarray(care, jnp.int32))
+        return sums, jnp.all(jnp.stack(in_range))
+
+    def at_least(care: int) -> PartialSums:
+        sums, in_range = with_care(care)
+        if care == _most_care(costs):
+            return sums
+        return lax.cond(eqxi.unvmap_all(in_range), lambda: sums, lambda: at_least(care + 1))
+
+    return at_least(0)
 
 
 def contracted(
-    costs: tuple[Float[Array, "_ _"], ...],
-    logs: Float[Array, " m"],
-    sums: PartialSums,
-    values: Float[Array, " m"],
+    costs: Costs, logs: Float[Array, " m"], sums: PartialSums, values: Float[Array, " m"]
 ) -> Float[Array, " n"]:
     """The sums of `exp(logs) * values`, as multiples of those of `exp(logs)`.
 
     Differentiable in costs, logarithms and values.
     """
-    for cost, after, level in zip(costs, sums.logs, sums.levels, strict=True):
-        n, m = cost.shape
-        blocks = _blocks(n)
-        branches = [partial(_step, block) for block in blocks]
-        # One way for a whole batch: that of the member that asks for the most care.
-        values = lax.switch(
-            eqxi.unvmap_max(level), branches, cost, logs.reshape(m, -1), after, values.reshape(m, -1)
-        )
-        logs = after
-    return values.reshape(-1)
+
+    def with_care(care: int, costs: Costs, logs: Array, values: Array) -> Array:
+        for cost, tilt, after in zip(costs, sums.tilts, sums.logs, strict=True):
+            m = cost.shape[1]
+            logs, values = logs.reshape(m, -1), values.reshape(m, -1)
+            values = _step(cost, tilt, logs, after, values, _block(cost, care))
+            logs = after
+        return values.reshape(-1)
+
+    branches = [partial(with_care, care) for care in range(_most_care(costs) + 1)]
+    # One way for a whole batch: that of the member that asks for the most care.
+    return lax.switch(eqxi.unvmap_max(sums.care), branches, costs, logs, values)
 
 
-def _blocks(n: int) -> tuple[int, ...]:
-    """Numbers of rows to contract at a time, in the order in which they are tried."""
-    return tuple(dict.fromkeys((n, -(-n // _GROUPS), 1)))
+def _most_care(costs: Costs) -> int:
+    return 1 if all(cost.shape[0] <= _SHORT for cost in costs) else 2
+
+
+def _block(cost: Float[Array, "n m"], care: int) -> int:
+    """How many rows to contract at a time."""
+    n = cost.shape[0]
+    return n if care == 0 else 1 if care == 2 or n <= _SHORT else -(-n // _GROUPS)
 
 
 def _step(
-    block: int,
     cost: Float[Array, "n m"],
+    tilt: Float[Array, " n"],
     logs: Float[Array, "m r"],
     after: Float[Array, "r n"],
     values: Float[Array, "m r"],
+    block: int,
 ) -> Float[Array, "r n"]:
-    sums, offsets = _contraction(cost, logs, values, block)
+    sums, offsets = _contraction(cost, tilt, logs, values, block)
     there = after > -jnp.inf
     exponents = jnp.where(there, offsets - after, 0)
     return jnp.where(there, sums * jnp.exp(exponents.astype(sums.dtype)), 0)
 
 
 def _log_step(
-    cost: Float[Array, "n m"], logs: Float[Array, "m r"], needed: Bool[Array, " k"], dtype
-) -> tuple[Float[Array, "r n"], Int[Array, ""]]:
-    """The logarithms of the sums, by the largest number of rows at a time that is in range."""
-    ones = jnp.ones(logs.shape, dtype)
+    cost: Float[Array, "n m"],
+    tilt: Float[Array, " n"],
+    logs: Float[Array, "m r"],
+    needed: Bool[Array, " k"],
+    block: int,
+    dtype: jnp.dtype,
+) -> tuple[Float[Array, "r n"], Bool[Array, ""]]:
+    """The logarithms of the sums, and whether those that are needed are in range."""
+    ones = jnp.ones((1, 1), dtype)
     least = jnp.exp(jnp.asarray(-_LIMIT[jnp.dtype(dtype)], dtype))
+    sums, offsets = _contraction(cost, tilt, logs, ones, block)
     empty = ~jnp.any(logs > -jnp.inf, axis=0)
-
-    def at(block: int) -> tuple[Array, Array]:
-        sums, offsets = _contraction(cost, logs, ones, block)
-        lost = ~(sums >= least) & ~empty[:, None]
-        lost = lost.reshape(-1, needed.shape[0]) & needed[None, :]
-        return offsets + jnp.log(sums).astype(offsets.dtype), ~jnp.any(lost)
-
-    def first_in_range(blocks: tuple[int, ...], level: int) -> tuple[Array, Array]:
-        made, in_range = at(blocks[0])
-        found = made, jnp.asarray(level, jnp.int32)
-        if len(blocks) == 1:
-            return found
-        following = lambda: first_in_range(blocks[1:], level + 1)
-        return lax.cond(eqxi.unvmap_all(in_range), lambda: found, following)
-
-    return first_in_range(_blocks(cost.shape[0]), 0)
+    lost = ~(sums >= least) & ~empty[:, None]
+    lost = lost.reshape(-1, needed.shape[0]) & needed[None, :]
+    return offsets + jnp.log(sums).astype(offsets.dtype), ~jnp.any(lost)
 
 
 def _contraction(
-    cost: Float[Array, "n m"], logs: Float[Array, "m r"], values: Float[Array, "m r"], block: int
+    cost: Float[Array, "n m"],
+    tilt: Float[Array, " n"],
+    logs: Float[Array, "m r"],
+    values: Float[Array, "..."],
+    block: int,
 ) -> tuple[Float[Array, "r n"], Float[Array, "r n"]]:
     """Sums, and the logarithms of the factors that were taken out of them."""
 
@@ -143,14 +161,14 @@ def _contraction(
         top = jnp.where(top > -jnp.inf, top, 0)
         there = scores > -jnp.inf
         scores = jnp.where(there, scores - top[None, :], 0)
-        entries = jnp.where(there, jnp.exp(scores.astype(values.dtype)), 0) * values
+        entries = jnp.where(there, jnp.exp(scores.astype(values.dtype)) * values, 0)
         kernel = jnp.exp((shift[None, :] - lowered).astype(values.dtype))
         # The new axis comes last, so that the next one comes first, and nothing is transposed.
         axes = ((0,), (1,)), ((), ())
         sums = lax.dot_general(entries, kernel, axes, precision=lax.Precision.HIGHEST)
         return sums, top[:, None] - tilt[None, :]
 
-    return _in_blocks(of_rows, (cost, _tilt(constant(cost), constant(logs))), block)
+    return _in_blocks(of_rows, (cost, tilt), block)
 
 
 def _tilt(cost: Float[Array, "n m"], logs: Float[Array, "m r"]) -> Float[Array, " n"]:
