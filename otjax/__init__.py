@@ -93,6 +93,7 @@ from ._solver import (
     AbstractSolver as AbstractSolver,
     Adaptive as Adaptive,
     Anderson as Anderson,
+    CoarseToFine as CoarseToFine,
     DualNewton as DualNewton,
     GeometricAnnealing as GeometricAnnealing,
     LBFGS as LBFGS,

@@ -2,6 +2,8 @@ from ._base import (
     AbstractGeometry as AbstractGeometry,
     AbstractPlan as AbstractPlan,
     AbstractPointGeometry as AbstractPointGeometry,
+    AbstractSpatialGeometry as AbstractSpatialGeometry,
+    Coarse as Coarse,
     Prepared as Prepared,
 )
 from ._cost_matrix import CostMatrix as CostMatrix

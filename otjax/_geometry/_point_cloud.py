@@ -19,11 +19,19 @@ from .._reduction import (
     Pairs,
     softmin,
 )  # fmt: skip
-from ._base import AbstractPlan, AbstractPointGeometry, Prepared
+from ._base import (
+    AbstractGeometry,
+    AbstractPlan,
+    AbstractPointGeometry,
+    AbstractSpatialGeometry,
+    Coarse,
+    Prepared,
+)
+from ._cells import cells_of, centres
 from ._cost_matrix import held
 
 
-class PointCloud(AbstractPointGeometry):
+class PointCloud(AbstractPointGeometry, AbstractSpatialGeometry):
     """Points `x` and `y` with a ground cost between them.
 
     An engine carries out the reductions over the n x m pairs. `Dense()` makes the matrix of costs
@@ -102,7 +110,9 @@ class PointCloud(AbstractPointGeometry):
         finite = x_finite & y_finite
         if self._engine.holds:
             prepared = held(Pairs(x, y, self.cost).matrix(), a, b)
-            return prepared._replace(finite=finite & prepared.finite)
+            cloud = lax.stop_gradient((x, y))
+            geometry = HeldCloud(PointCloud(*cloud, cost=self.cost), prepared.geometry)
+            return prepared._replace(geometry=geometry, finite=finite & prepared.finite)
         cost = _closed(self.cost, x, y)
         mean, least = _mean_and_least(constant(Pairs(x, y, cost)), a, b)
         if not isinstance(cost, AbstractGroundCost):
@@ -124,9 +134,54 @@ class PointCloud(AbstractPointGeometry):
     ) -> "RecomputedPlan":
         return RecomputedPlan(self._engine, self._pairs, f, g, epsilon, dtype or f.dtype)
 
+    def coarsened(self, a: Float[Array, " n"], b: Float[Array, " m"], cells: int) -> Coarse:
+        k, l = (min(cells, masses.shape[0]) for masses in (a, b))
+        u, a = centres(self.x, a, cells_of(self.x, a, k), k)
+        v, b = centres(self.y, b, cells_of(self.y, b, l), l)
+        between = lambda x, y: PointCloud(x, y, cost=self.cost)
+        return Coarse(between(u, v), a, b, between(self.x, v), between(u, self.y))
+
     def seen_from(self, x: Float[Array, "k d"], b: Float[Array, " m"]) -> "PointCloud":
         y, _ = _usable(self.y, b)
         return PointCloud(x, y, cost=_closed(self.cost, x, y), engine=self.engine)
+
+
+class HeldCloud(AbstractSpatialGeometry):
+    """A point cloud with the matrix of its costs, of which all but cells is made."""
+
+    cloud: PointCloud
+    held: AbstractGeometry
+
+    @property
+    def shape(self) -> tuple[int, int]:
+        return self.held.shape
+
+    @property
+    def dtype(self) -> jnp.dtype:
+        return self.held.dtype
+
+    @property
+    def T(self) -> "HeldCloud":
+        return HeldCloud(self.cloud.T, self.held.T)
+
+    def prepare(self, a: Float[Array, " n"], b: Float[Array, " m"]) -> Prepared:
+        prepared = self.held.prepare(a, b)
+        return prepared._replace(geometry=HeldCloud(self.cloud, prepared.geometry))
+
+    def softmin(self, h: Float[Array, " m"], epsilon: Float[Array, ""]) -> Float[Array, " n"]:
+        return self.held.softmin(h, epsilon)
+
+    def plan(
+        self,
+        f: Float[Array, " n"],
+        g: Float[Array, " m"],
+        epsilon: Float[Array, ""],
+        dtype: jnp.dtype | None = None,
+    ) -> AbstractPlan:
+        return self.held.plan(f, g, epsilon, dtype)
+
+    def coarsened(self, a: Float[Array, " n"], b: Float[Array, " m"], cells: int) -> Coarse:
+        return self.cloud.coarsened(a, b, cells)
 
 
 class RecomputedPlan(AbstractPlan):

@@ -1,5 +1,7 @@
 """A geometry of two grids whose cost is a sum over their axes."""
 
+import math
+
 import equinox as eqx
 import jax
 import jax.lax as lax
@@ -8,7 +10,7 @@ from jaxtyping import Array, Bool, Float, Int
 
 from .._control import cond_any
 from .._reduction import is_allowed
-from ._base import AbstractGeometry, AbstractPlan, Prepared
+from ._base import AbstractPlan, AbstractSpatialGeometry, Coarse, Prepared
 from ._contraction import contracted, partial_sums, PartialSums
 
 
@@ -40,7 +42,7 @@ def presence(masses: Float[Array, " n"]) -> Presence:
     return Presence(masses > 0, jnp.argmax(masses))
 
 
-class Separable(AbstractGeometry):
+class Separable(AbstractSpatialGeometry):
     """The cost is the sum of one matrix for each axis, $C_{ij} = \\sum_k C^k_{i_k j_k}$, at points
     in row-major order."""
 
@@ -80,6 +82,27 @@ class Separable(AbstractGeometry):
         dtype = jnp.dtype(dtype or f.dtype)
         sums = _sums(self, g, epsilon, dtype), _sums(self.T, f, epsilon, dtype)
         return SeparablePlan(self, f, g, epsilon, *sums, dtype)
+
+    def coarsened(self, a: Float[Array, " n"], b: Float[Array, " m"], cells: int) -> Coarse:
+        numbers = tuple(_number_of_cells(self._sizes(side), cells) for side in range(2))
+        narrow = lambda costs, side: tuple(
+            _merged(cost, number, side) for cost, number in zip(costs, numbers[side], strict=True)
+        )
+        of_columns, of_rows = narrow(self.costs, 1), narrow(self.costs, 0)
+        a_cells, b_cells = (
+            _summed(masses, self._sizes(side), numbers[side]) for side, masses in enumerate((a, b))
+        )
+        within = lambda costs, a, b: Separable(costs, presence(a), presence(b))
+        return Coarse(
+            within(narrow(of_columns, 0), a_cells, b_cells),
+            a_cells,
+            b_cells,
+            within(of_columns, a, b_cells),
+            within(of_rows, a_cells, b),
+        )
+
+    def _sizes(self, side: int) -> tuple[int, ...]:
+        return tuple(cost.shape[side] for cost in self.costs)
 
     def matrix(self) -> Float[Array, "n m"]:
         """The costs of all pairs, each from where the two points are."""
@@ -123,6 +146,37 @@ class SeparablePlan(AbstractPlan):
         return SeparablePlan(
             self.geometry.T, self.g, self.f, self.epsilon, self.backward, self.forward, self.dtype
         )
+
+
+def _number_of_cells(sizes: tuple[int, ...], cells: int) -> tuple[int, ...]:
+    """How many cells to make along each axis, so that there are about `cells` in all."""
+    points = math.prod(sizes)
+    ratio = (min(cells, points) / points) ** (1 / len(sizes))
+    return tuple(max(1, int(ratio * size + 1e-9)) for size in sizes)
+
+
+def _cells(size: int, number: int) -> Int[Array, " size"]:
+    return jnp.arange(size) * number // size
+
+
+def _merged(cost: Float[Array, "n m"], number: int, side: int) -> Float[Array, "..."]:
+    """The mean costs of allowed pairs in cells of neighbours on one side."""
+    cost = cost if side == 0 else cost.T
+    allowed = is_allowed(cost)
+    cells = _cells(cost.shape[0], number)
+    counts = jax.ops.segment_sum(allowed.astype(cost.dtype), cells, number)
+    sums = jax.ops.segment_sum(jnp.where(allowed, cost, 0), cells, number)
+    mean = jnp.where(counts > 0, sums / jnp.maximum(counts, 1), jnp.max(cost))
+    return mean if side == 0 else mean.T
+
+
+def _summed(masses: Float[Array, " n"], sizes, numbers) -> Float[Array, " k"]:
+    """The masses of the cells of a grid."""
+    for size, number in zip(sizes, numbers, strict=True):
+        # The first axis goes, and comes again as the last.
+        sums = jax.ops.segment_sum(masses.reshape(size, -1), _cells(size, number), number)
+        masses = sums.T
+    return masses.reshape(-1)
 
 
 @eqx.filter_custom_jvp
