@@ -52,6 +52,7 @@ from ._marginals import (
     Balanced as Balanced,
     Unbalanced as Unbalanced,
 )
+from ._memory import Memory as Memory, memory_needed as memory_needed
 from ._problem import (
     EntropicProblem as EntropicProblem,
     PreparedProblem as PreparedProblem,

@@ -8,6 +8,7 @@ from ._adjoint import AbstractAdjoint, envelope, ImplicitAdjoint
 from ._arrays import constant, count, float_array
 from ._control import in_turn
 from ._dual import centre, marginal_error
+from ._memory import check_memory
 from ._problem import EntropicProblem
 from ._reduction import is_allowed
 from ._results import RESULTS
@@ -46,7 +47,8 @@ def solve(
 
     **Returns:** a `Solution`.
 
-    **Raises:** `ValueError` for arguments of the wrong kind; a `RuntimeError` that says what to
+    **Raises:** `ValueError` for arguments of the wrong kind, and for a problem that cannot fit in the
+    memory of the device; a `RuntimeError` that says what to
     change if the solve fails and `throw` is true.
     """
     if not isinstance(problem, EntropicProblem):
@@ -54,6 +56,7 @@ def solve(
             f"`problem` must be an `EntropicProblem`, got {type(problem).__name__}; pass "
             "`otjax.EntropicProblem(otjax.PointCloud(x, y))`."
         )
+    check_memory(problem)
     solver = chosen_solver(solver, tolerance, problem.geometry.dtype)
     adjoint = ImplicitAdjoint() if adjoint is None else adjoint
     if not isinstance(adjoint, AbstractAdjoint):
