@@ -178,7 +178,9 @@ CONTESTANTS = (
 )
 
 
-def measured(contestant: Contestant, problem: Images, target: float, limit: float) -> dict[str, Any]:
+def measured(
+    contestant: Contestant, problem: Images, target: float, limit: float
+) -> dict[str, Any]:
     """The loosest setting that reaches the target, and its time; or why there is none."""
     if importlib.util.find_spec(contestant.module) is None:
         return {"outcome": f"needs {contestant.module}"}

@@ -119,7 +119,9 @@ def peak_memory() -> int:
     return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024
 
 
-def one(contestant: str, n: int, gradient: bool, fraction: float, tolerance: float) -> dict[str, Any]:
+def one(
+    contestant: str, n: int, gradient: bool, fraction: float, tolerance: float
+) -> dict[str, Any]:
     """One measurement, in this process."""
     x, y = mixtures(n, n, 3)
     epsilon = fraction * mean_cost(x, y)

@@ -60,7 +60,10 @@ def test_the_contract(cost, sizes, dtype):
 )
 def test_products_at_every_epsilon(dtype, epsilons):
     """From one product of matrices down to a log-sum-exp for each row, signs and all."""
-    axes, other_axes = (axis(0, 70, dtype), axis(1, 3, dtype)), (axis(2, 66, dtype), axis(3, 4, dtype))
+    axes, other_axes = (
+        (axis(0, 70, dtype), axis(1, 3, dtype)),
+        (axis(2, 66, dtype), axis(3, 4, dtype)),
+    )
     geometry = otjax.Grid(axes, other_axes)
     cost = np.asarray(dense(axes, other_axes, otjax.SqEuclidean()), np.float64)
     rng = np.random.default_rng(0)

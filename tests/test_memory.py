@@ -8,7 +8,9 @@ import otjax
 
 
 def problem(engine, n=1000, m=1500):
-    cloud = otjax.PointCloud(jnp.zeros((n, 3), jnp.float32), jnp.ones((m, 3), jnp.float32), engine=engine)
+    cloud = otjax.PointCloud(
+        jnp.zeros((n, 3), jnp.float32), jnp.ones((m, 3), jnp.float32), engine=engine
+    )
     return otjax.EntropicProblem(cloud, epsilon=0.1)
 
 

@@ -131,9 +131,7 @@ class OverAxes(AbstractGroundCost):
 def _separable(axes: Axes, other_axes: Axes, cost: GroundCost) -> Separable:
     sides = zip(axes, other_axes, strict=True)
     costs = tuple(Pairs(t[:, None], s[:, None], cost).matrix() for t, s in sides)
-    n, m = (
-        int(np.prod([matrix.shape[side] for matrix in costs])) for side in range(2)
-    )
+    n, m = (int(np.prod([matrix.shape[side] for matrix in costs])) for side in range(2))
     return Separable(costs, presence(jnp.ones(n)), presence(jnp.ones(m)))
 
 
