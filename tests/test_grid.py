@@ -196,7 +196,7 @@ def test_values_that_cannot_be():
 def test_mean_and_least_cost_are_those_of_what_has_mass(cost):
     axes = axis(0, 5), axis(1, 4)
     matrix = np.asarray(dense(axes, axes, cost))
-    prepare = jax.jit(lambda a, b: otjax.Grid(axes, cost=cost).prepare(a, b)[1:])
+    prepare = jax.jit(lambda a, b: otjax.Grid(axes, cost=cost).prepare(a, b)[1:4])
     for seed, apart in ((0, False), (1, True)):
         a, b = (np.random.default_rng((seed, side)).uniform(0.1, 1, 20) for side in range(2))
         if apart:  # no pixel of one is in a row or a column of the other's

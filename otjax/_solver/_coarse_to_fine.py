@@ -1,5 +1,7 @@
 """Coarse to fine: a solve of few cells gives all points where to start."""
 
+import dataclasses
+
 import equinox as eqx
 import jax.numpy as jnp
 from jaxtyping import Array, Int
@@ -66,9 +68,15 @@ def _from_cells(
     max_steps: Int[Array, ""] | None,
 ) -> Potentials:
     """Potentials at all points, by the soft c-transform of those of the cells."""
-    geometry, _, mean, least = coarse.geometry.prepare(coarse.a, coarse.b)
-    cells = PreparedProblem(
-        geometry, coarse.a, coarse.b, problem.epsilon, problem.marginals, mean, least
+    # The points are in range, and so are their cells: the unit stays.
+    prepared = coarse.geometry.prepare(coarse.a, coarse.b)
+    cells = dataclasses.replace(
+        problem,
+        geometry=prepared.geometry,
+        a=coarse.a,
+        b=coarse.b,
+        mean=prepared.mean,
+        least=prepared.least,
     )
     outcome = solver.run(cells, None, max_steps)
     side_a, side_b = problem.marginals
