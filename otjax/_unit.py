@@ -51,7 +51,7 @@ def _times_unit_jvp(primals, tangents):
     function, unit, args = primals
     _, t_unit, t_args = tangents
     out = _times_unit(function, unit, args)
-    t_args = jax.tree.map(lambda tangent: unit * tangent, t_args)
+    t_args = jax.tree.map(lambda tangent: unit.astype(tangent.dtype) * tangent, t_args)
     _, t_out = eqx.filter_jvp(lambda *args: function(*args), args, t_args)
     if t_unit is not None:
         t_out = jax.tree.map(
