@@ -264,8 +264,8 @@ def _outputs(geometry, of_epsilon, *masses):
         "result": solution.result._value,
     }
     if isinstance(geometry, otjax.PointCloud):
-        outputs["transport"] = solution.transport(geometry.x + geometry.y[0])
-        outputs["potential there"] = solution.potential(geometry.x + geometry.y[0])
+        outputs["transport"] = solution.transport(geometry.x + geometry.y[:1])
+        outputs["potential there"] = solution.potential(geometry.x + geometry.y[:1])
     return outputs
 
 
