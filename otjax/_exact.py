@@ -1,5 +1,5 @@
-"""Unregularised transport, with proof: a rough plan, then the cheapest vertex; or, where no matrix of
-costs is held, an epsilon that is lowered until the bounds of the cost meet."""
+"""Unregularised transport, with proof: a rough plan, then the cheapest vertex; or, where no matrix
+of costs is held, an epsilon that is lowered until the bounds of the cost meet."""
 
 import equinox as eqx
 import equinox.internal as eqxi
@@ -173,9 +173,7 @@ def solve_exact(
     asked = float_scalar(gap, "gap", jnp.result_type(float))
     known = known_number(gap)
     if known is not None and not known >= 0:
-        raise ValueError(
-            f"`gap` must be positive, or 0 for a vertex, got {gap!r}."
-        )
+        raise ValueError(f"`gap` must be positive, or 0 for a vertex, got {gap!r}.")
     if not isinstance(max_stages, int) or max_stages < 1:
         raise ValueError(f"`max_stages` must be a positive integer, got {max_stages!r}.")
     if solver is not None and not isinstance(solver, AbstractSolver):
@@ -242,8 +240,8 @@ def _solve_exact(problem: EntropicProblem, options: _Options) -> ExactSolution:
 def _narrow(
     problem: PreparedProblem, options: _Options
 ) -> tuple[_Stage, Vertex | None, Bool[Array, ""], Bool[Array, ""]]:
-    """Bounds that meet, if it can be done: by entropic problems, then by a vertex. Also says whether
-    they do, and whether the vertex has proven it."""
+    """Bounds that meet, if it can be done: by entropic problems, then by a vertex. Also says
+    whether they do, and whether a vertex was looked for."""
     gap = jnp.zeros_like(problem.mean) if options.gap is None else options.gap
     costs = held_costs(problem.geometry)
     if costs is None and options.gap is None:

@@ -4,7 +4,8 @@ import equinox as eqx
 import jax.numpy as jnp
 from jaxtyping import Array, ArrayLike, Float, Int
 
-from ._arrays import constant, float_array
+from ._arrays import float_array
+from ._conditional import conditional
 from ._dual import linear_cost, transport_plan
 from ._geometry import AbstractPointGeometry
 from ._operators import TransportPlan
@@ -92,10 +93,8 @@ class Solution(eqx.Module):
 
         **Raises:** `ValueError` unless the geometry is one of points, such as `PointCloud`.
         """
-        new, f = self._seen_from(x)
-        problem = self.prepared
-        density = new.plan(f, self.potentials[1], problem.epsilon)
-        softmin = f - problem.epsilon * jnp.log(density.mv(problem.b))
+        new, problem = self._seen_from(x), self.prepared
+        softmin, _ = conditional(new, self.potentials[1], problem.b, problem.epsilon, new.y)
         return problem.marginals[0].damping(problem.epsilon) * softmin
 
     @eqx.filter_jit
@@ -111,16 +110,11 @@ class Solution(eqx.Module):
 
         **Raises:** `ValueError` unless the geometry is one of points, such as `PointCloud`.
         """
-        new, f = self._seen_from(x)
-        b = self.prepared.b[:, None]
-        # Mass and mean in one product; normalised, so that the weights sum to one wherever x is.
-        density = new.plan(f, self.potentials[1], self.prepared.epsilon)
-        weighted = density.mv(jnp.concatenate([b, b * new.y], axis=1))
-        return weighted[:, 1:] / weighted[:, :1]
+        new, problem = self._seen_from(x), self.prepared
+        return conditional(new, self.potentials[1], problem.b, problem.epsilon, new.y)[1]
 
-    def _seen_from(self, x: ArrayLike) -> tuple[AbstractPointGeometry, Float[Array, " k"]]:
-        """The geometry from new points to the second support, and a potential at the new points:
-        right in value, without derivatives."""
+    def _seen_from(self, x: ArrayLike) -> AbstractPointGeometry:
+        """The geometry from new points to the second support."""
         geometry = self.problem.geometry
         if not isinstance(geometry, AbstractPointGeometry):
             raise ValueError(
@@ -128,7 +122,4 @@ class Solution(eqx.Module):
                 f"`{type(geometry).__name__}`."
             )
         points = float_array(x, "x", "k d").astype(geometry.dtype)
-        new = geometry.seen_from(points, self.prepared.b)
-        problem = self.prepared
-        fixed, b, g, epsilon = constant((new, problem.b, self.potentials[1], problem.epsilon))
-        return new, fixed.softmin(g + epsilon * jnp.log(b), epsilon)
+        return geometry.seen_from(points, self.prepared.b)

@@ -13,6 +13,7 @@ from ._reduction import is_allowed
 from ._results import RESULTS
 from ._solution import Solution, Stats
 from ._solver import AbstractSolver, chosen_solver, Potentials, size_of
+from ._vertex import lacks_room
 
 
 def solve(
@@ -94,6 +95,8 @@ def _solve(
     value = envelope(prepared, f, g, jnp.sum(outcome.marginals[0]))
     # Potentials of the size of a forbidden cost are those of points that have no other pair.
     blocked = ~is_allowed(4 * size_of(outcome.f, outcome.g))
+    failed = outcome.result != RESULTS.successful
+    blocked |= lacks_room(problem.geometry, fixed, outcome.f, outcome.g, failed)
     result = RESULTS.where(blocked, RESULTS.infeasible, outcome.result)
     result = RESULTS.where(validity == RESULTS.successful, result, validity)
     stats = Stats(outcome.num_steps, error)

@@ -1,8 +1,8 @@
-r"""The transportation problem by successive shortest paths (Busacker and Gowen 1960; Ahuja, Magnanti
-and Orlin 1993, *Network Flows*, section 9.7), from potentials that are nearly right.
+r"""The transportation problem by successive shortest paths (Busacker and Gowen 1960; Ahuja,
+Magnanti and Orlin 1993, *Network Flows*, section 9.7), from potentials that are nearly right.
 
-Columns have potentials $v_j$; a row's is what its cheapest column costs, $\min_j C_{ij} - v_j$. Mass
-lies only where that minimum is attained. Each row that has mass left looks, by Dijkstra's
+Columns have potentials $v_j$; a row's is what its cheapest column costs, $\min_j C_{ij} - v_j$.
+Mass lies only where that minimum is attained. Each row that has mass left looks, by Dijkstra's
 algorithm, for the cheapest way to a column that has room: others on the way move some of theirs
 aside. A row is looked at as a whole, by a few operations of one pass each, so that the work is
 proportional to the rows that are visited; from good potentials these are few.
@@ -194,9 +194,7 @@ def _shortest_way(cost: Float[Array, "n m"], flow: _Flow, start: Int[Array, ""])
         )
 
     def next_row(search: _Search) -> _Search:
-        search = lax.while_loop(
-            lambda search: ~row_waits(search) & ~search.ended, reach, search
-        )
+        search = lax.while_loop(lambda search: ~row_waits(search) & ~search.ended, reach, search)
         edge = _last(search.waiting)
         row, column = flow.rows[edge], flow.columns[edge]
         others = (flow.rows == row) & (flow.columns != column)

@@ -9,11 +9,13 @@ import lineax as lx
 from jaxtyping import Array, Bool, Float, Int
 
 from ._augmenting import permutation_from
+from ._control import cond_any
 from ._geometry import AbstractGeometry, CostMatrix, PointCloud
 from ._ground_cost import AbstractGroundCost
 from ._operators import register
 from ._problem import PreparedProblem
 from ._reduction import is_allowed
+from ._support import overfull
 from ._transportation import ship
 
 
@@ -95,6 +97,28 @@ def all_costs(geometry: AbstractGeometry) -> Float[Array, "n m"]:
     return -huge * change
 
 
+def lacks_room(
+    geometry: AbstractGeometry,
+    problem: PreparedProblem,
+    f: Float[Array, " n"],
+    g: Float[Array, " m"],
+    failed: Bool[Array, ""],
+) -> Bool[Array, ""]:
+    """Whether forbidden pairs leave no plan, as far as potentials show it that a solver which has
+    failed ended at: those of points that ask for more than there is grow without end."""
+    none = jnp.array(False)
+    costs = held_costs(problem.geometry) if may_forbid(geometry) and problem.has_gauge else None
+    if costs is None:
+        return none
+
+    def look() -> Bool[Array, ""]:
+        a, b = problem.a, problem.b
+        allowed = is_allowed(costs) & (a > 0)[:, None] & (b > 0)[None, :]
+        return overfull(allowed, a, b, f) | overfull(allowed.T, b, a, g)
+
+    return cond_any(failed, look, lambda: none)
+
+
 def may_forbid(geometry: AbstractGeometry) -> bool:
     """Whether some of its pairs may be forbidden."""
     known = isinstance(geometry, PointCloud) and isinstance(geometry.cost, AbstractGroundCost)
@@ -110,9 +134,7 @@ def pair_costs(
     """What some pairs cost, each for itself: more exact than a row of the matrix at a time; where
     `valid` is false, something that is finite."""
     if isinstance(geometry, PointCloud):
-        x, y = (
-            jnp.where(valid, points, 0) for points in (geometry.x[rows], geometry.y[columns])
-        )
+        x, y = (jnp.where(valid, points, 0) for points in (geometry.x[rows], geometry.y[columns]))
         return jax.vmap(geometry.cost)(x, y)
     if isinstance(geometry, CostMatrix):
         return jnp.where(valid, geometry.matrix[rows, columns], 0)
@@ -137,7 +159,7 @@ def cheapest_vertex(
     a, b = problem.a, problem.b
     # In units of the costs, a power of two, and above the least: rounded the same at all scales.
     unit = jnp.where(problem.spread > 0, problem.spread, 1)
-    unit = jnp.exp2(jnp.floor(jnp.log2(unit)))
+    unit = power_of_two_below(unit)
     allowed = is_allowed(costs)
     relative = jnp.where(allowed, (costs - problem.least) / unit, jnp.inf)
     alive_a, alive_b = a > 0, b > 0
@@ -188,6 +210,12 @@ def empty_vertex(problem: PreparedProblem, costs: Float[Array, "n m"], uniform: 
     zeros = lambda leaf: jnp.zeros(leaf.shape, leaf.dtype)
     vertex = jax.tree.map(zeros, eqx.filter_eval_shape(search))
     return vertex._replace(upper=jnp.full_like(vertex.upper, jnp.inf))
+
+
+def power_of_two_below(size: Float[Array, ""]) -> Float[Array, ""]:
+    """The power of two below a positive number, exactly."""
+    _, exponent = jnp.frexp(size)
+    return jnp.ldexp(jnp.ones_like(size), exponent - 1)
 
 
 def _finite(values: Float[Array, " n"]) -> Float[Array, " n"]:
