@@ -18,7 +18,7 @@ from ._operators import RankOne, TransportPlan
 from ._problem import PreparedProblem
 from ._results import is_invalid, RESULTS
 from ._solution import Solution
-from ._vertex import cheapest_vertex, empty_vertex, held_costs, may_forbid, Vertex
+from ._vertex import cheapest_vertex, empty_vertex, known_costs, may_forbid, Vertex
 
 
 class RoundedPlan(eqx.Module):
@@ -167,7 +167,7 @@ def _certify(
     cost = rounded.cost()
     f, g = feasible_potentials(prepared, g)
     lower = jnp.sum(prepared.a * f) + jnp.sum(prepared.b * g)
-    costs = held_costs(prepared.geometry) if searched else None
+    costs = known_costs(prepared.geometry) if searched else None
     plan = rounded.operator()
     if costs is not None:
         # Where missing mass would be spread over forbidden pairs, the cheapest plan has none there.

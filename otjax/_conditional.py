@@ -29,8 +29,9 @@ def conditional(
 ) -> tuple[Float[Array, " k"], Float[Array, "k c"]]:
     r"""The soft minimum $-\epsilon \log \sum_j b_j \exp((g_j - C_{ij}) / \epsilon)$ of each row,
     and the mean of `values` under its law. Differentiable to every order in everything."""
-    alive = b > 0
-    h = jnp.where(alive, g + epsilon * jnp.log(jnp.where(alive, b, 1)), -jnp.inf)
+    # Added after the division by epsilon, or its derivative would meet an infinity.
+    log_b = jnp.where(b > 0, jnp.log(jnp.where(b > 0, b, 1)), -jnp.inf)
+    h = constant(g + epsilon * log_b)
     if not isinstance(geometry, PointCloud):
         return _by_operators(geometry, g, b, h, epsilon, values)
     pairs = Pairs(geometry.x, geometry.y, geometry.cost)
@@ -39,11 +40,10 @@ def conditional(
         block = Pairs(x, pairs.y, pairs.cost)
         cost = block.matrix()
         likeliest = jnp.argmax(h[None, :] - constant(cost), axis=1)
-        least = jax.vmap(pairs.cost)(x, pairs.y[likeliest])
+        least = without_infinities(jax.vmap(pairs.cost)(x, pairs.y[likeliest]))
         above = _differences(block, cost, likeliest)
-        scores = (h[None, :] - h[likeliest][:, None] - above) / epsilon
-        softmin = without_infinities(least) - h[likeliest]
-        softmin -= epsilon * jax.nn.logsumexp(scores, axis=1)
+        scores = (g[None, :] - g[likeliest][:, None] - above) / epsilon + log_b[None, :]
+        softmin = least - g[likeliest] - epsilon * jax.nn.logsumexp(scores, axis=1)
         return softmin, _product(jax.nn.softmax(scores, axis=1), values)
 
     return by_platform(lambda block, x: map_rows(of_rows, x, block), pairs.shape, pairs.x)

@@ -13,17 +13,17 @@ from ._arrays import constant, float_array, float_scalar, known_number
 from ._certificate import feasible_potentials, relative_gap, RoundedPlan
 from ._control import in_turn
 from ._dual import marginal_error, transport_plan
-from ._geometry import AbstractGeometry, AbstractPointGeometry
+from ._geometry import AbstractGeometry, CostMatrix, PointCloud
 from ._problem import EntropicProblem, PreparedProblem
-from ._reduction import by_platform, map_rows
+from ._reduction import by_platform, map_rows, Pairs
 from ._results import RESULTS
 from ._solution import Stats
 from ._solver import AbstractSolver, Adaptive, NoAnnealing, Sinkhorn
 from ._vertex import (
-    all_costs,
     cheapest_vertex,
     empty_vertex,
-    held_costs,
+    known_costs,
+    may_forbid,
     pair_costs,
     SparsePlan,
     Vertex,
@@ -91,18 +91,20 @@ class ExactSolution(eqx.Module):
 
         **Returns:** the potential, shape (k,).
 
-        **Raises:** `ValueError` unless the geometry is one of points, such as `PointCloud`.
+        **Raises:** `ValueError` unless the geometry is a `PointCloud`.
         """
-        if not isinstance(self.geometry, AbstractPointGeometry):
+        geometry = self.geometry
+        if not isinstance(geometry, PointCloud):
             raise ValueError(
                 "Potentials at other points need points: solve with a `PointCloud`, not a "
-                f"`{type(self.geometry).__name__}`."
+                f"`{type(geometry).__name__}`."
             )
-        points = float_array(x, "x", "k d").astype(self.geometry.dtype)
+        points = float_array(x, "x", "k d").astype(geometry.dtype)
         g = jnp.where(self.b > 0, self.potentials[1], -jnp.inf)
 
         def of_rows(x: Float[Array, "block d"]) -> Float[Array, " block"]:
-            return jnp.min(row_costs(self.geometry.seen_from(x, self.b)) - g[None, :], axis=1)
+            new = geometry.seen_from(x, self.b)
+            return jnp.min(Pairs(new.x, new.y, new.cost).matrix() - g[None, :], axis=1)
 
         shape = points.shape[0], self.b.shape[0]
         return by_platform(lambda block, x: map_rows(of_rows, x, block), shape, points)
@@ -179,6 +181,12 @@ def solve_exact(
     if solver is not None and not isinstance(solver, AbstractSolver):
         raise ValueError(f"`solver` must be a solver such as `Adaptive()`, got {solver!r}.")
     problem = EntropicProblem(geometry, a, b, epsilon=1.0)
+    has_costs = any(isinstance(g, (PointCloud, CostMatrix)) for g in (geometry, geometry.T))
+    if known == 0 and not has_costs:
+        raise ValueError(
+            "`gap=0` needs a `PointCloud` or a `CostMatrix`, of which the cost of a pair is known, "
+            f"got `{type(geometry).__name__}`; pass a positive `gap`."
+        )
     n, m = problem.geometry.shape
     options = _Options(
         gap=None if known == 0 else asked.astype(problem.geometry.dtype),
@@ -217,15 +225,15 @@ def _solve_exact(problem: EntropicProblem, options: _Options) -> ExactSolution:
         masses = jnp.where(by_vertex, vertex.plan.masses, 0)
         sparse = eqx.tree_at(lambda plan: plan.masses, vertex.plan, masses)
         plan = rounded.operator(share) + sparse
+    # What is not known to be finite is taken from the prepared geometry, where it is.
+    geometry = prepared.geometry if may_forbid(problem.geometry) else problem.geometry
     value = jnp.where(valid, jnp.where(end.upper < jnp.inf, end.upper, end.lower), 0)
     shares = None if rounded is None else jnp.where(by_vertex, 0, 1).astype(value.dtype)
     if sparse is not None:
-        exact = _cost_of_pairs(constant(problem.geometry), sparse, valid)
+        exact = _cost_of_pairs(constant(geometry), sparse, valid)
         value = jnp.where(by_vertex & vertex.feasible & valid, exact, value)
     return ExactSolution(
-        value=_envelope(
-            (prepared, problem.geometry), (rounded, shares, sparse, valid), end.dual, value
-        ),
+        value=_envelope((prepared, geometry), (rounded, shares, sparse, valid), end.dual, value),
         lower=jnp.where(valid, end.lower, -jnp.inf),
         upper=jnp.where(valid, end.upper, jnp.inf),
         potentials=end.dual,
@@ -243,9 +251,7 @@ def _narrow(
     """Bounds that meet, if it can be done: by entropic problems, then by a vertex. Also says
     whether they do, and whether a vertex was looked for."""
     gap = jnp.zeros_like(problem.mean) if options.gap is None else options.gap
-    costs = held_costs(problem.geometry)
-    if costs is None and options.gap is None:
-        costs = all_costs(problem.geometry)
+    costs = known_costs(problem.geometry, at_any_size=options.gap is None)
     scale = jnp.where(problem.spread > 0, problem.spread, 1)
     # Bounds that differ by rounding alone meet.
     size = jnp.maximum(jnp.abs(problem.mean), scale)
@@ -354,11 +360,6 @@ def _lower_epsilon(
         # Neither bound moves once rounding decides.
         stuck=~(cheaper | higher),
     )
-
-
-def row_costs(geometry: AbstractPointGeometry) -> Float[Array, "k m"]:
-    """The costs of a block of points."""
-    return all_costs(geometry)
 
 
 def _cost_of_pairs(

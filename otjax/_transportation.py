@@ -220,6 +220,7 @@ def _shortest_way(cost: Float[Array, "n m"], flow: _Flow, start: Int[Array, ""])
         )
 
     distance = cost[start] - v
+    least = jnp.min(distance)
     first = _Search(
         row=start,
         through=start,
@@ -229,7 +230,7 @@ def _shortest_way(cost: Float[Array, "n m"], flow: _Flow, start: Int[Array, ""])
         edge_to_row=jnp.full(flow.left.shape, -1, jnp.int32),
         row_before=jnp.full(v.shape, start),
         edge_before=jnp.full(v.shape, -1, jnp.int32),
-        distance=distance - jnp.min(distance),
+        distance=distance - jnp.where(least < jnp.inf, least, 0),
         open_v=v,
         ended=jnp.array(False),
         visits=jnp.ones((), jnp.int32),

@@ -14,7 +14,7 @@ from ._geometry import AbstractGeometry, CostMatrix, PointCloud
 from ._ground_cost import AbstractGroundCost
 from ._operators import register
 from ._problem import PreparedProblem
-from ._reduction import is_allowed
+from ._reduction import is_allowed, Pairs
 from ._support import overfull
 from ._transportation import ship
 
@@ -71,30 +71,20 @@ class Vertex(NamedTuple):
     visits: Int[Array, ""]
 
 
-def held_costs(geometry: AbstractGeometry) -> Float[Array, "n m"] | None:
-    """The costs of a prepared geometry that holds them, or of one so small that it may."""
+def known_costs(
+    geometry: AbstractGeometry, at_any_size: bool = False
+) -> Float[Array, "n m"] | None:
+    """The costs of a prepared geometry that holds them; also those of points where they are few, or
+    where asked."""
     if isinstance(geometry, CostMatrix):
         return geometry.matrix
+    if isinstance(geometry, PointCloud):
+        pairs = Pairs(geometry.x, geometry.y, geometry.cost)
+        few = pairs.shape[0] * pairs.shape[1] <= _FEW_PAIRS
+        return pairs.matrix() if few or at_any_size else None
     if isinstance(geometry.T, CostMatrix):
         return geometry.T.matrix.T
-    n, m = geometry.shape
-    return all_costs(geometry) if n * m <= _FEW_PAIRS else None
-
-
-def all_costs(geometry: AbstractGeometry) -> Float[Array, "n m"]:
-    """The matrix of costs of a prepared geometry, made of its plan."""
-    n, m = geometry.shape
-    zeros = jnp.zeros((n,), geometry.dtype), jnp.zeros((m,), geometry.dtype)
-    # As log P = -C / epsilon, the costs are a derivative of the plan at an epsilon beyond them; a
-    # power of two, so that nothing is rounded.
-    huge = jnp.asarray(2.0 ** (jnp.finfo(geometry.dtype).maxexp - 8), geometry.dtype)
-
-    def entries(log_ratio: Float[Array, ""]) -> Float[Array, "n m"]:
-        return geometry.plan(*zeros, huge * jnp.exp(-log_ratio)).as_matrix()
-
-    zero = jnp.zeros((), geometry.dtype)
-    _, change = jax.jvp(entries, (zero,), (jnp.ones_like(zero),))
-    return -huge * change
+    return None
 
 
 def lacks_room(
@@ -107,7 +97,7 @@ def lacks_room(
     """Whether forbidden pairs leave no plan, as far as potentials show it that a solver which has
     failed ended at: those of points that ask for more than there is grow without end."""
     none = jnp.array(False)
-    costs = held_costs(problem.geometry) if may_forbid(geometry) and problem.has_gauge else None
+    costs = known_costs(problem.geometry) if may_forbid(geometry) and problem.has_gauge else None
     if costs is None:
         return none
 
@@ -138,9 +128,7 @@ def pair_costs(
         return jax.vmap(geometry.cost)(x, y)
     if isinstance(geometry, CostMatrix):
         return jnp.where(valid, geometry.matrix[rows, columns], 0)
-    if isinstance(geometry.T, CostMatrix):
-        return pair_costs(geometry.T, columns, rows, valid)
-    return jnp.where(valid, all_costs(geometry)[rows, columns], 0)
+    return pair_costs(geometry.T, columns, rows, valid)
 
 
 def cheapest_vertex(
