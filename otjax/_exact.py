@@ -216,6 +216,7 @@ def _solve_exact(problem: EntropicProblem, options: _Options) -> ExactSolution:
 
     f, g, epsilon = end.primal
     rounded = RoundedPlan(fixed.at(epsilon), f, g)
+    share = jnp.ones_like(end.upper)
     if vertex is None:
         plan, sparse = rounded.operator(), None
     elif options.gap is None:
@@ -227,15 +228,18 @@ def _solve_exact(problem: EntropicProblem, options: _Options) -> ExactSolution:
         plan = rounded.operator(share) + sparse
     # What is not known to be finite is taken from the prepared geometry, where it is.
     geometry = prepared.geometry if may_forbid(problem.geometry) else problem.geometry
-    value = jnp.where(valid, jnp.where(end.upper < jnp.inf, end.upper, end.lower), 0)
-    shares = None if rounded is None else jnp.where(by_vertex, 0, 1).astype(value.dtype)
+    lower, upper = end.lower, end.upper
     if sparse is not None:
         exact = _cost_of_pairs(constant(geometry), sparse, valid)
-        value = jnp.where(by_vertex & vertex.feasible & valid, exact, value)
+        known = by_vertex & vertex.feasible
+        # The same distance apart: at the cost that the pairs have each for itself.
+        lower = jnp.where(known, exact - (upper - lower), lower)
+        upper = jnp.where(known, exact, upper)
+    value = jnp.where(valid, jnp.where(upper < jnp.inf, upper, lower), 0)
     return ExactSolution(
-        value=_envelope((prepared, geometry), (rounded, shares, sparse, valid), end.dual, value),
-        lower=jnp.where(valid, end.lower, -jnp.inf),
-        upper=jnp.where(valid, end.upper, jnp.inf),
+        value=_envelope((prepared, geometry), (rounded, share, sparse, valid), end.dual, value),
+        lower=jnp.where(valid, lower, -jnp.inf),
+        upper=jnp.where(valid, upper, jnp.inf),
         potentials=end.dual,
         plan=plan,
         result=result,
