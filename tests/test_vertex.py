@@ -57,8 +57,14 @@ def as_arrays(dtype, *arrays):
     return tuple(jnp.asarray(array, dtype) for array in arrays)
 
 
+def best_cost(cost, a, b):
+    """The optimum by POT, which gives up on masses far below rounding: without these."""
+    a, b = np.where(a > 1e-16, a, 0), np.where(b > 1e-16, b, 0)
+    return ot.emd2(a / a.sum(), b / b.sum(), np.where(np.isinf(cost), 1e3, cost))
+
+
 def check_vertex(solution, cost, a, b, *, atol):
-    best = ot.emd2(a, b, np.where(np.isinf(cost), 1e3, cost))
+    best = best_cost(cost, a, b)
     assert solution.result == RESULTS.successful
     assert isinstance(solution.plan, otjax.SparsePlan)
     np.testing.assert_allclose(solution.value, best, rtol=10 * atol, atol=atol)
@@ -121,7 +127,7 @@ def test_bounds_are_finite_wherever_a_plan_avoids_forbidden_pairs():
 
     for seed in range(4):
         cost, a, b = make_matrix("forbidden", seed)
-        best = ot.emd2(a, b, np.where(np.isinf(cost), 1e3, cost))
+        best = best_cost(cost, a, b)
         found = certificate(*as_arrays(jnp.float64, cost, a, b))
         assert found.lower <= best + 1e-12 and best <= found.upper + 1e-12 < jnp.inf
         plan = np.asarray(found.plan.as_matrix())
