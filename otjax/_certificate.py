@@ -11,7 +11,7 @@ import jax.numpy as jnp
 import lineax as lx
 from jaxtyping import Array, Bool, Float
 
-from ._arrays import constant
+from ._arrays import constant, needs_precision
 from ._control import in_turn
 from ._dual import linear_cost, mean_cost, transport_plan
 from ._operators import RankOne, TransportPlan
@@ -151,8 +151,10 @@ def certify(solution: Solution) -> Certificate:
             "`solution` must be of a balanced problem, got an unbalanced one: there is no exact "
             "transport between its measures. Pass `marginals=otjax.Balanced()` to the problem."
         )
-    searched = may_forbid(solution.problem.geometry)
-    return _certify(solution.prepared, *solution.potentials, solution.result, searched)
+    prepared = solution.prepared
+    needs_precision(prepared.a.dtype, "`solution`")
+    f, g = (potential / prepared.unit for potential in solution.potentials)
+    return _certify(prepared, f, g, solution.result, may_forbid(solution.problem.geometry))
 
 
 @eqx.filter_jit
@@ -178,9 +180,9 @@ def _certify(
     # Of a problem with invalid numbers nothing is known.
     valid = ~is_invalid(result)
     return Certificate(
-        lower=jnp.where(valid, lower, -jnp.inf),
-        upper=jnp.where(valid, cost, jnp.inf),
-        potentials=(f, g),
+        lower=jnp.where(valid, prepared.unit * lower, -jnp.inf),
+        upper=jnp.where(valid, prepared.unit * cost, jnp.inf),
+        potentials=(prepared.unit * f, prepared.unit * g),
         plan=plan,
     )
 

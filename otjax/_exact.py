@@ -16,7 +16,7 @@ from ._dual import marginal_error, transport_plan
 from ._geometry import AbstractGeometry, CostMatrix, PointCloud
 from ._problem import EntropicProblem, PreparedProblem
 from ._reduction import by_platform, map_rows, Pairs
-from ._results import RESULTS
+from ._results import raise_unless_successful, RESULTS
 from ._solution import Stats
 from ._solver import AbstractSolver, Adaptive, NoAnnealing, Sinkhorn
 from ._vertex import (
@@ -103,7 +103,7 @@ class ExactSolution(eqx.Module):
         g = jnp.where(self.b > 0, self.potentials[1], -jnp.inf)
 
         def of_rows(x: Float[Array, "block d"]) -> Float[Array, " block"]:
-            new = geometry.seen_from(x, self.b)
+            new = geometry.seen_from(x, self.b, jnp.ones((), geometry.dtype))
             return jnp.min(Pairs(new.x, new.y, new.cost).matrix() - g[None, :], axis=1)
 
         shape = points.shape[0], self.b.shape[0]
@@ -180,7 +180,7 @@ def solve_exact(
         raise ValueError(f"`max_stages` must be a positive integer, got {max_stages!r}.")
     if solver is not None and not isinstance(solver, AbstractSolver):
         raise ValueError(f"`solver` must be a solver such as `Adaptive()`, got {solver!r}.")
-    problem = EntropicProblem(geometry, a, b, epsilon=1.0)
+    problem = EntropicProblem(geometry, a, b)
     has_costs = any(isinstance(g, (PointCloud, CostMatrix)) for g in (geometry, geometry.T))
     if known == 0 and not has_costs:
         raise ValueError(
@@ -198,7 +198,8 @@ def solve_exact(
     if throw:
         short = solution.result == RESULTS.max_steps_reached
         solution = eqx.error_if(solution, short, _TOO_FEW_STAGES)
-        solution = solution.result.error_if(solution, solution.result != RESULTS.successful)
+        reached = lambda: f"(The gap is {float(solution.gap):.2g}.)"
+        solution = raise_unless_successful(solution, solution.result, reached)
     return solution
 
 
@@ -227,20 +228,23 @@ def _solve_exact(problem: EntropicProblem, options: _Options) -> ExactSolution:
         sparse = eqx.tree_at(lambda plan: plan.masses, vertex.plan, masses)
         plan = rounded.operator(share) + sparse
     # What is not known to be finite is taken from the prepared geometry, where it is.
-    geometry = prepared.geometry if may_forbid(problem.geometry) else problem.geometry
+    unit, geometry, factor = prepared.unit, problem.geometry, 1 / prepared.unit
+    if may_forbid(geometry):
+        geometry, factor = prepared.geometry, jnp.ones_like(unit)
+    pairs = sparse, factor, valid
     lower, upper = end.lower, end.upper
     if sparse is not None:
-        exact = _cost_of_pairs(constant(geometry), sparse, valid)
+        exact = _cost_of_pairs(constant(geometry), *pairs)
         known = by_vertex & vertex.feasible
         # The same distance apart: at the cost that the pairs have each for itself.
         lower = jnp.where(known, exact - (upper - lower), lower)
         upper = jnp.where(known, exact, upper)
     value = jnp.where(valid, jnp.where(upper < jnp.inf, upper, lower), 0)
     return ExactSolution(
-        value=_envelope((prepared, geometry), (rounded, share, sparse, valid), end.dual, value),
-        lower=jnp.where(valid, lower, -jnp.inf),
-        upper=jnp.where(valid, upper, jnp.inf),
-        potentials=end.dual,
+        value=unit * _envelope((prepared, geometry), (rounded, share, pairs), end.dual, value),
+        lower=jnp.where(valid, unit * lower, -jnp.inf),
+        upper=jnp.where(valid, unit * upper, jnp.inf),
+        potentials=(unit * end.dual[0], unit * end.dual[1]),
         plan=plan,
         result=result,
         stats=Stats(end.steps, end.error),
@@ -367,9 +371,13 @@ def _lower_epsilon(
 
 
 def _cost_of_pairs(
-    geometry: AbstractGeometry, plan: SparsePlan, valid: Bool[Array, ""]
+    geometry: AbstractGeometry,
+    plan: SparsePlan,
+    factor: Float[Array, ""],
+    valid: Bool[Array, ""],
 ) -> Float[Array, ""]:
-    return jnp.sum(plan.masses * pair_costs(geometry, plan.rows, plan.columns, valid))
+    costs = pair_costs(geometry, plan.rows, plan.columns, valid)
+    return jnp.sum(plan.masses * (factor * costs))
 
 
 @eqx.filter_custom_jvp
@@ -380,7 +388,7 @@ def _envelope(defined, plans, potentials, value):
 
 @_envelope.def_jvp
 def _envelope_jvp(primals, tangents):
-    defined, (rounded, share, sparse, valid), (f, g), value = primals
+    defined, (rounded, share, pairs), (f, g), value = primals
     # The rule is one of first order: a second derivative of it would be wrong, and is refused.
     defined = eqxi.nondifferentiable(
         defined, name="the second derivative of an unregularised transport cost"
@@ -389,8 +397,8 @@ def _envelope_jvp(primals, tangents):
     def cost(defined):
         p, geometry = defined
         total = jnp.sum(p.a * f) + jnp.sum(p.b * g)
-        if sparse is not None:
-            total += _cost_of_pairs(geometry, sparse, valid)
+        if pairs[0] is not None:
+            total += _cost_of_pairs(geometry, *pairs)
         if rounded is not None:
             left = eqx.tree_at(lambda r: r.problem.geometry, rounded, p.geometry)
             plan = transport_plan(left.problem, rounded.f, rounded.g)

@@ -4,13 +4,14 @@ import equinox as eqx
 import jax.numpy as jnp
 from jaxtyping import Array, ArrayLike, Float, Int
 
-from ._arrays import float_array
+from ._arrays import float_array, needs_precision
 from ._conditional import conditional
 from ._dual import linear_cost, transport_plan
 from ._geometry import AbstractPointGeometry
 from ._operators import TransportPlan
 from ._problem import EntropicProblem, PreparedProblem
 from ._results import RESULTS
+from ._unit import times_unit
 
 
 class Stats(eqx.Module):
@@ -33,8 +34,8 @@ class Solution(eqx.Module):
     r"""The solution of an entropic problem. Differentiable in everything that defines it.
 
     - `problem`: the problem that was solved, whose `epsilon` is the number that was used.
-    - `prepared`: the same as the solver saw it, with the matrix of costs where one is held: plan,
-      marginals and cost are made of it.
+    - `prepared`: the same as the solver saw it, in its own unit, with the matrix of costs where one
+      is held: plan, marginals and cost are made of it.
     - `potentials`: $(f, g)$, shapes (n,) and (m,), in the unit of the cost. Balanced problems
       leave a constant open; it is chosen such that both have the same mean under the masses.
     - `value`: the optimum of the regularised objective, through its dual.
@@ -53,7 +54,7 @@ class Solution(eqx.Module):
     @eqx.filter_jit
     def plan(self) -> TransportPlan:
         """The coupling, an n x m lineax operator: `mv(v)`, `.T`, `as_matrix()`."""
-        return transport_plan(self.prepared, *self.potentials)
+        return transport_plan(self.prepared, *self._potentials)
 
     @property
     @eqx.filter_jit
@@ -67,11 +68,14 @@ class Solution(eqx.Module):
     def value_linear(self) -> Float[Array, ""]:
         r"""The transport cost of the plan, $\langle P, C \rangle$."""
         problem = self.prepared
-        above = linear_cost(problem, *self.potentials, problem.least)
-        # What all pairs cost is paid for the mass that there is, not for that of a plan whose
-        # marginals are short of it.
-        plan_mass = jnp.sum(problem.a if problem.has_gauge else self.marginals[0])
-        return above + problem.least * plan_mass
+        return times_unit(_cost_of_plan, problem.unit, problem, *self._potentials)
+
+    @property
+    def _potentials(self) -> tuple[Float[Array, " n"], Float[Array, " m"]]:
+        """In the unit of the problem as it was prepared."""
+        f, g = self.potentials
+        needs_precision(f.dtype, "This solution")
+        return f / self.prepared.unit, g / self.prepared.unit
 
     @property
     def T(self) -> "Solution":
@@ -94,8 +98,7 @@ class Solution(eqx.Module):
         **Raises:** `ValueError` unless the geometry is one of points, such as `PointCloud`.
         """
         new, problem = self._seen_from(x), self.prepared
-        softmin, _ = conditional(new, self.potentials[1], problem.b, problem.epsilon, new.y)
-        return problem.marginals[0].damping(problem.epsilon) * softmin
+        return times_unit(_half_step, problem.unit, problem, new, self._potentials[1])
 
     @eqx.filter_jit
     def transport(self, x: ArrayLike) -> Float[Array, "k d"]:
@@ -111,15 +114,36 @@ class Solution(eqx.Module):
         **Raises:** `ValueError` unless the geometry is one of points, such as `PointCloud`.
         """
         new, problem = self._seen_from(x), self.prepared
-        return conditional(new, self.potentials[1], problem.b, problem.epsilon, new.y)[1]
+        y = self.problem.geometry.y
+        y = jnp.where((problem.b > 0)[:, None] & jnp.isfinite(y), y, 0)
+        return conditional(new, self._potentials[1], problem.b, problem.epsilon, y)[1]
 
     def _seen_from(self, x: ArrayLike) -> AbstractPointGeometry:
         """The geometry from new points to the second support."""
         geometry = self.problem.geometry
+        needs_precision(geometry.dtype, "This solution")
         if not isinstance(geometry, AbstractPointGeometry):
             raise ValueError(
                 "Out-of-sample potentials and maps need points: solve with a `PointCloud`, not a "
                 f"`{type(geometry).__name__}`."
             )
         points = float_array(x, "x", "k d").astype(geometry.dtype)
-        return geometry.seen_from(points, self.prepared.b)
+        return geometry.seen_from(points, self.prepared.b, self.prepared.unit)
+
+
+def _cost_of_plan(
+    problem: PreparedProblem, f: Float[Array, " n"], g: Float[Array, " m"]
+) -> Float[Array, ""]:
+    above = linear_cost(problem, f, g, problem.least)
+    # What all pairs cost is paid for the mass that there is, not for that of a plan whose marginals
+    # are short of it.
+    plan = transport_plan(problem, f, g)
+    given = problem.a if problem.has_gauge else plan.mv(jnp.ones_like(g))
+    return above + problem.least * jnp.sum(given)
+
+
+def _half_step(
+    problem: PreparedProblem, new: AbstractPointGeometry, g: Float[Array, " m"]
+) -> Float[Array, " k"]:
+    softmin, _ = conditional(new, g, problem.b, problem.epsilon, new.y)
+    return problem.marginals[0].damping(problem.epsilon) * softmin
