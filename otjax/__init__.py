@@ -107,6 +107,7 @@ from ._solver import (
     Sinkhorn as Sinkhorn,
     SymmetricSinkhorn as SymmetricSinkhorn,
 )
+from ._vertex import SparsePlan as SparsePlan
 from ._wasserstein import wasserstein as wasserstein
 
 

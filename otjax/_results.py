@@ -34,6 +34,10 @@ class RESULTS(eqx.Enumeration):
         "The marginal error stopped falling short of `tolerance`, at what rounding allows. Raise "
         "`tolerance` or `epsilon`, or in float32 use float64."
     )
+    gap_stagnated = (
+        "Rounding ended the approach of the bounds short of `gap`. Raise `gap`, or use float64 if "
+        "the input is float32."
+    )
     unresolved_epsilon = (
         "`epsilon` is below what rounding resolves at the size of these costs; the solution is "
         "that at the least epsilon which is resolved. Raise `epsilon`, or in float32 use float64."

@@ -16,6 +16,7 @@ from ._results import is_invalid, raise_unless_successful, RESULTS
 from ._solution import Solution, Stats
 from ._solver import AbstractSolver, chosen_solver, Potentials, size_of
 from ._unit import times_unit
+from ._vertex import lacks_room
 
 
 def solve(
@@ -117,6 +118,8 @@ def _solve(
     value = times_unit(_optimum, unit, prepared, f, g, excess)
     # Potentials of the size of a forbidden cost are those of points that have no other pair.
     blocked = ~is_allowed(4 * size_of(outcome.f, outcome.g))
+    failed = outcome.result != RESULTS.successful
+    blocked |= lacks_room(problem.geometry, fixed, outcome.f, outcome.g, failed)
     result = RESULTS.where(blocked, RESULTS.infeasible, outcome.result)
     result = RESULTS.where(validity == RESULTS.successful, result, validity)
     stats = Stats(outcome.num_steps, error)
