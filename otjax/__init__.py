@@ -9,6 +9,13 @@ from ._adjoint import (
     UnrolledAdjoint as UnrolledAdjoint,
 )
 from ._assignment import Assignment as Assignment, assignment as assignment
+from ._barycenter import (
+    AbstractBarycenterObjective as AbstractBarycenterObjective,
+    Barycenter as Barycenter,
+    barycenter as barycenter,
+    Debiased as Debiased,
+    Entropic as Entropic,
+)
 from ._certificate import Certificate as Certificate, certify as certify
 from ._divergence import divergence as divergence
 from ._exact import ExactSolution as ExactSolution, solve_exact as solve_exact
