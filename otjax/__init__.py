@@ -53,6 +53,11 @@ from ._line import (
     wasserstein_1d as wasserstein_1d,
     wasserstein_circle as wasserstein_circle,
 )
+from ._maps import (
+    ConvexMap as ConvexMap,
+    gradient_map as gradient_map,
+    nearest as nearest,
+)
 from ._marginals import (
     AbstractMarginal as AbstractMarginal,
     Balanced as Balanced,

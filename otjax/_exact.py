@@ -6,13 +6,14 @@ import jax
 import jax.lax as lax
 import jax.numpy as jnp
 import lineax as lx
-from jaxtyping import Array, ArrayLike, Bool, Float, Int
+from jaxtyping import Array, ArrayLike, Bool, Float, Int, PRNGKeyArray
 
+from . import _couplings
 from ._arrays import constant, positive_number
 from ._certificate import feasible_potentials, relative_gap, RoundedPlan
 from ._control import in_turn
 from ._dual import marginal_error, transport_plan
-from ._geometry import AbstractGeometry
+from ._geometry import AbstractGeometry, PointCloud
 from ._problem import EntropicProblem, PreparedProblem
 from ._results import RESULTS
 from ._solution import Stats
@@ -36,6 +37,7 @@ class ExactSolution(eqx.Module):
     - `lower`, `upper`, `potentials`, `plan`: as in `Certificate`.
     - `result`: `successful` if the relative gap of the bounds is what was asked for.
     - `stats`: the steps of the solver in all stages, and its last marginal error.
+    - `geometry`: that of the problem.
     """
 
     value: Float[Array, ""]
@@ -45,6 +47,27 @@ class ExactSolution(eqx.Module):
     plan: lx.AbstractLinearOperator
     result: RESULTS
     stats: Stats
+    geometry: AbstractGeometry
+
+    def sample(self, key: PRNGKeyArray, k: int) -> tuple[Int[Array, " k"], Int[Array, " k"]]:
+        """Pairs of indices `(i, j)`, shapes (k,), drawn from the plan, as of a `Solution`."""
+        return _couplings.sample_pairs(self.plan, key, k)
+
+    def match(self) -> Int[Array, " n"]:
+        """For each row the column that it gives most to, as of a `Solution`."""
+        return _couplings.best_partners(self.plan)
+
+    def interpolate(self, t: ArrayLike) -> tuple[Float[Array, "n d"], Float[Array, " n"]]:
+        """The measure at time `t` of the way, points and masses, as of a `Solution`.
+
+        **Raises:** `ValueError` unless the geometry is one of points.
+        """
+        if not isinstance(self.geometry, PointCloud):
+            raise ValueError(
+                "An interpolation needs points: solve with a `PointCloud`, not a "
+                f"`{type(self.geometry).__name__}`."
+            )
+        return _couplings.interpolated(self.plan, self.geometry.x, self.geometry.y, t)
 
     @property
     def gap(self) -> Float[Array, ""]:
@@ -139,6 +162,7 @@ def _solve_exact(
         plan=rounded.operator(),
         result=result,
         stats=Stats(end.steps, end.error),
+        geometry=problem.geometry,
     )
 
 

@@ -9,7 +9,7 @@ import jax.lax as lax
 import jax.numpy as jnp
 from jaxtyping import Array, Bool, Float, Int, PyTree
 
-from .._solver._acceleration import extrapolated
+from .._solver._acceleration import Anderson
 
 
 _MEMORY = 5
@@ -99,7 +99,7 @@ def fixed_point(
         images = state.images.at[slot].set(made.image)
         residuals = state.residuals.at[slot].set(residual)
         count = jnp.where(refused, 0, state.count + 1)
-        following = jnp.where(refused, image, extrapolated(images, residuals, count))
+        following = jnp.where(refused, image, Anderson(_MEMORY).combine(images, residuals, count))
         progress = made.error < 0.9 * state.milestone
         # The last steps belong to the epsilon that was asked for.
         hurry = 2 * state.num_steps + 2 >= max_steps
