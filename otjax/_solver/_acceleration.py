@@ -158,11 +158,12 @@ class Anderson(AbstractAcceleration):
         identity = np.eye(self.memory, dtype=bool)
         trace = jnp.sum(jnp.where(identity, gram, 0))
         ridge = 8 * jnp.finfo(gram.dtype).eps * trace + jnp.finfo(gram.dtype).tiny
-        both = jnp.append(gram + jnp.where(identity, ridge + 1 - used, 0), used[:, None], axis=1)
+        both = jnp.append(gram + jnp.where(identity, ridge + (1 - used), 0), used[:, None], axis=1)
         # By elimination: a library's solve is a call of its own in each step, and to be loaded.
         for pivot in range(self.memory):
             row = both[pivot] / both[pivot, pivot]
-            both -= (both[:, pivot] - identity[pivot])[:, None] * row[None, :]
+            column = both[:, pivot] - jnp.where(identity[pivot], 1, 0).astype(both.dtype)
+            both -= column[:, None] * row[None, :]
         solved = both[:, -1]
         coefficients = solved / jnp.where(count > 0, jnp.sum(solved), 1)
         return jnp.matmul(coefficients, images, precision=lax.Precision.HIGHEST)
