@@ -81,6 +81,7 @@ from ._sinkhorn_knopp import (
     sinkhorn_knopp as sinkhorn_knopp,
     sinkhorn_knopp_log as sinkhorn_knopp_log,
 )
+from ._slack import Partial as Partial, TotalVariation as TotalVariation
 from ._sliced import (
     max_sliced_wasserstein as max_sliced_wasserstein,
     MaxSlice as MaxSlice,
@@ -113,6 +114,11 @@ from ._solver import (
     Plain as Plain,
     Sinkhorn as Sinkhorn,
     SymmetricSinkhorn as SymmetricSinkhorn,
+)
+from ._stochastic import (
+    semidiscrete as semidiscrete,
+    SemidiscreteSolution as SemidiscreteSolution,
+    StochasticAscent as StochasticAscent,
 )
 from ._wasserstein import wasserstein as wasserstein
 

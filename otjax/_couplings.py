@@ -39,10 +39,10 @@ def _sample_pairs(plan, key, num_pairs):
     row = plan.mv(jnp.ones(plan.in_structure().shape, plan.in_structure().dtype))
     cumulative = jnp.cumsum(row)
     level = jr.uniform(key_rows, (num_pairs,), row.dtype) * cumulative[-1]
-    i = jnp.searchsorted(cumulative, level, side="right")
+    i = jnp.searchsorted(cumulative, level, side="right").astype(jnp.int32)
     # Rounding must not choose a row of mass zero at the end.
-    last = row.shape[0] - 1 - jnp.argmax(row[::-1] > 0)
-    i = jnp.minimum(i, last).astype(jnp.int32)
+    last = row.shape[0] - 1 - jnp.argmax(row[::-1] > 0).astype(jnp.int32)
+    i = jnp.minimum(i, last)
     return i, _columns_of(plan, i, key_columns)
 
 

@@ -13,6 +13,7 @@ from ._maps import ConvexMap, nearest
 from ._operators import TransportPlan
 from ._problem import EntropicProblem, PreparedProblem
 from ._results import RESULTS
+from ._slack import AbstractSlack
 
 
 class Stats(eqx.Module):
@@ -95,6 +96,11 @@ class Solution(eqx.Module):
 
         **Raises:** `ValueError` unless the geometry is one of points, such as `PointCloud`.
         """
+        if any(isinstance(side, AbstractSlack) for side in self.problem.marginals):
+            raise ValueError(
+                "The potential of a problem that leaves mass does not extend to other points; use "
+                "`solution.potentials`."
+            )
         new, f = self._seen_from(x)
         problem = self.prepared
         density = new.plan(f, self.potentials[1], problem.epsilon)

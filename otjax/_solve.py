@@ -11,6 +11,7 @@ from ._dual import centre, marginal_error
 from ._problem import EntropicProblem
 from ._reduction import is_allowed
 from ._results import RESULTS
+from ._slack import with_slack
 from ._solution import Solution, Stats
 from ._solver import AbstractSolver, chosen_solver, Potentials, size_of
 
@@ -81,7 +82,11 @@ def _solve(
     adjoint: AbstractAdjoint,
     max_steps: Int[Array, ""] | None,
 ) -> Solution:
-    prepared, validity = problem.prepare()
+    given, validity = problem.prepare()
+    # Mass that may be left is that of one more point on each side.
+    prepared, slack_validity = with_slack(problem, given)
+    if prepared is not given and init is not None:
+        init = jnp.append(init[0], 0), jnp.append(init[1], 0)
     # Nothing is differentiated through the iterations of a solver.
     fixed = constant(prepared)
     outcome = in_turn(type(solver).run, solver, fixed, constant(init), max_steps)()
@@ -95,9 +100,12 @@ def _solve(
     # Potentials of the size of a forbidden cost are those of points that have no other pair.
     blocked = ~is_allowed(4 * size_of(outcome.f, outcome.g))
     result = RESULTS.where(blocked, RESULTS.infeasible, outcome.result)
+    result = RESULTS.where(slack_validity == RESULTS.successful, result, slack_validity)
     result = RESULTS.where(validity == RESULTS.successful, result, validity)
     stats = Stats(outcome.num_steps, error)
-    return Solution(problem.at(epsilon), prepared, (f, g), value, result, stats)
+    n, m = problem.geometry.shape
+    potentials = f[:n], g[:m]
+    return Solution(problem.at(epsilon), given.at(epsilon), potentials, value, result, stats)
 
 
 def _checked_init(

@@ -82,7 +82,7 @@ def test_interpolation_goes_from_one_side_to_the_other():
         matched.interpolate(x, y, 0.25),
     ):
         # The optimal map is a translation.
-        np.testing.assert_allclose(points, x + 0.25 * np.array([3.0, 1.0]), atol=2e-2)
+        np.testing.assert_allclose(points, np.asarray(x) + 0.25 * np.array([3.0, 1.0]), atol=2e-2)
         np.testing.assert_allclose(masses, 1 / 8, rtol=1e-6)
     np.testing.assert_allclose(found.interpolate(0.0)[0], x)
     np.testing.assert_array_equal(exact.match(), found.match())
