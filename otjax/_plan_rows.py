@@ -3,7 +3,6 @@
 import functools as ft
 
 import jax
-import jax.numpy as jnp
 import lineax as lx
 from jaxtyping import Array, Float, Int
 

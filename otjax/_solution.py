@@ -133,9 +133,7 @@ class Solution(eqx.Module):
         points of mass 1/n, $\log n$ for a permutation and $2 \log n$ for independence."""
         return _couplings.entropy(self.plan)
 
-    def sample(
-        self, key: PRNGKeyArray, k: int
-    ) -> tuple[Int[Array, " k"], Int[Array, " k"]]:
+    def sample(self, key: PRNGKeyArray, k: int) -> tuple[Int[Array, " k"], Int[Array, " k"]]:
         """Pairs of indices drawn from the plan, with replacement.
 
         **Arguments:**

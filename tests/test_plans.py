@@ -46,9 +46,9 @@ def test_matches_and_entropy(engine):
 def test_the_entropy_has_a_derivative():
     x, y = helpers.points()
     entropy = jax.jit(
-        lambda epsilon: otjax.solve(
-            otjax.EntropicProblem(otjax.PointCloud(x, y), epsilon=epsilon)
-        ).entropy
+        lambda epsilon: (
+            otjax.solve(otjax.EntropicProblem(otjax.PointCloud(x, y), epsilon=epsilon)).entropy
+        )
     )
     difference = (entropy(0.301) - entropy(0.299)) / 0.002
     np.testing.assert_allclose(jax.grad(entropy)(0.3), difference, rtol=1e-4)
@@ -150,9 +150,7 @@ def test_what_does_not_fit_is_named():
     with pytest.raises(ValueError, match="`x` and `y`"):
         otjax.nearest(x[:, :1], y, jnp.zeros(len(y)))
     with pytest.raises(ValueError, match="SqEuclidean"):
-        problem = otjax.EntropicProblem(
-            otjax.PointCloud(x, y, cost=otjax.Euclidean()), epsilon=0.3
-        )
+        problem = otjax.EntropicProblem(otjax.PointCloud(x, y, cost=otjax.Euclidean()), epsilon=0.3)
         otjax.solve(problem).convex_map()
     with pytest.raises(ValueError, match="`potential`"):
         otjax.gradient_map(3.0, x)

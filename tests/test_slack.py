@@ -52,8 +52,9 @@ def test_a_share_of_one_of_equal_masses_is_balanced():
     problem = lambda marginals: otjax.EntropicProblem(
         otjax.PointCloud(X, Y), epsilon=0.2, marginals=marginals
     )
-    partial, balanced = otjax.solve(problem(otjax.Partial(1.0))), otjax.solve(
-        problem(otjax.Balanced())
+    partial, balanced = (
+        otjax.solve(problem(otjax.Partial(1.0))),
+        otjax.solve(problem(otjax.Balanced())),
     )
     np.testing.assert_allclose(
         partial.plan.as_matrix(), balanced.plan.as_matrix(), rtol=1e-6, atol=1e-12
@@ -87,6 +88,7 @@ def test_total_variation_is_that_of_a_linear_program(sides):
         np.testing.assert_allclose(row, A, rtol=1e-6)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("kind", ["partial", "variation"])
 def test_derivatives_by_every_number(kind):
     def function(numbers):
@@ -112,8 +114,10 @@ def test_the_geometry_keeps_the_contract():
     matrix = np.full((5, 4), 0.7)
     matrix[:4, :3], matrix[4], matrix[4, 3] = cost, 0.4, 0.2
     like = otjax.CostMatrix(jnp.asarray(matrix))
-    f, g, epsilon = jr.uniform(jr.key(1), (5,)), jr.uniform(jr.key(2), (4,)), number(0.3)
-    for ours, theirs, f, g in ((geometry, like, f, g), (geometry.T, like.T, g, f)):
+    epsilon = number(0.3)
+    first, second = jr.uniform(jr.key(1), (5,)), jr.uniform(jr.key(2), (4,))
+    sides = (geometry, like, first, second), (geometry.T, like.T, second, first)
+    for ours, theirs, f, g in sides:
         np.testing.assert_allclose(ours.softmin(g, epsilon), theirs.softmin(g, epsilon))
         plan, expected = ours.plan(f, g, epsilon), theirs.plan(f, g, epsilon)
         np.testing.assert_allclose(plan.as_matrix(), expected.as_matrix())
@@ -143,9 +147,12 @@ def test_what_does_not_fit_is_said():
     for rho in (0.0, -1.0, jnp.inf):
         found = solved(otjax.TotalVariation(rho), 0.1, throw=False)
         assert found.result == otjax.RESULTS.invalid_rho
-    mixed = (otjax.Partial(0.5), otjax.Balanced()), (
-        otjax.TotalVariation(1.0),
-        otjax.Unbalanced(1.0),
+    mixed = (
+        (otjax.Partial(0.5), otjax.Balanced()),
+        (
+            otjax.TotalVariation(1.0),
+            otjax.Unbalanced(1.0),
+        ),
     )
     for pair in mixed:
         with pytest.raises(ValueError, match="`marginals`"):

@@ -184,9 +184,7 @@ def _of_clouds(
     y = _free.attach(problem, y, found.warm)
     cross, own = _free.solutions(problem, y, found.warm, 0.1 * tolerance)
     cost = jnp.sum(weights * cross.value) - (0 if own is None else 0.5 * own.value)
-    return _answer(
-        found, total * b, y, total * cost, cross.potentials, epsilon, tolerance, result
-    )
+    return _answer(found, total * b, y, total * cost, cross.potentials, epsilon, tolerance, result)
 
 
 def _answer(

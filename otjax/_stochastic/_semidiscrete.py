@@ -76,8 +76,8 @@ class SemidiscreteSolution(eqx.Module):
 
     @eqx.filter_jit
     def assign(self, x: ArrayLike) -> Int[Array, " k"]:
-        """The site whose Laguerre cell each point is in, that of the largest probability where there
-        is an entropy. `x`: shape (k, d)."""
+        """The site whose Laguerre cell each point of shape (k, d) is in; where there is an entropy,
+        that of the largest probability."""
         return self.sites.cells(self._points(x), self.potential_sites)
 
     @eqx.filter_jit
