@@ -86,7 +86,7 @@ def _solve(
     # Mass that may be left is that of one more point on each side.
     prepared, slack_validity = with_slack(problem, given)
     if prepared is not given and init is not None:
-        init = jnp.append(init[0], 0), jnp.append(init[1], 0)
+        init = jnp.pad(init[0], (0, 1)), jnp.pad(init[1], (0, 1))
     # Nothing is differentiated through the iterations of a solver.
     fixed = constant(prepared)
     outcome = in_turn(type(solver).run, solver, fixed, constant(init), max_steps)()

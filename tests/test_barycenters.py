@@ -3,6 +3,7 @@
 import jax
 import jax.numpy as jnp
 import jax.random as jr
+import jaxtyping
 import numpy as np
 import pytest
 
@@ -195,7 +196,15 @@ def test_of_samples_of_gaussians_as_the_closed_form():
     np.testing.assert_allclose(cov, exact.cov, atol=0.05)
 
 
-def test_statuses_and_what_does_not_fit():
+@pytest.fixture
+def unchecked():
+    """Arguments of wrong types reach the library, as where no types are checked."""
+    jaxtyping.config.update("jaxtyping_disable", True)
+    yield
+    jaxtyping.config.update("jaxtyping_disable", False)
+
+
+def test_statuses_and_what_does_not_fit(unchecked):
     geometry = otjax.CostMatrix(COST)
     solve = lambda masses=MASSES, weights=WEIGHTS, epsilon=4e-3, **kwargs: otjax.barycenter(
         geometry, masses, weights, epsilon=epsilon, throw=False, **kwargs

@@ -4,6 +4,7 @@ import helpers
 import jax
 import jax.numpy as jnp
 import jax.random as jr
+import jaxtyping
 import numpy as np
 import pytest
 
@@ -139,7 +140,15 @@ def test_cells_of_the_exact_potentials_are_the_optimal_map():
     assert otjax.nearest(x, y, absent)[0][0] != matched.columns[0]
 
 
-def test_what_does_not_fit_is_named():
+@pytest.fixture
+def unchecked():
+    """Arguments of wrong types reach the library, as where no types are checked."""
+    jaxtyping.config.update("jaxtyping_disable", True)
+    yield
+    jaxtyping.config.update("jaxtyping_disable", False)
+
+
+def test_what_does_not_fit_is_named(unchecked):
     found = solution()
     for k in (0, 2.0, True):
         with pytest.raises(ValueError, match="`k`"):

@@ -3,6 +3,7 @@
 import jax
 import jax.numpy as jnp
 import jax.random as jr
+import jaxtyping
 import numpy as np
 import optax
 import pytest
@@ -75,7 +76,15 @@ def test_cells_of_an_interval():
     assert short.error > found.error
 
 
-def test_statuses_and_what_does_not_fit():
+@pytest.fixture
+def unchecked():
+    """Arguments of wrong types reach the library, as where no types are checked."""
+    jaxtyping.config.update("jaxtyping_disable", True)
+    yield
+    jaxtyping.config.update("jaxtyping_disable", False)
+
+
+def test_statuses_and_what_does_not_fit(unchecked):
     few = otjax.StochasticAscent(max_steps=2, num_tests=2)
     solve = lambda *args, **kwargs: otjax.semidiscrete(
         *args, key=jr.key(0), ascent=few, throw=False, **kwargs

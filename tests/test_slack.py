@@ -3,6 +3,7 @@
 import jax
 import jax.numpy as jnp
 import jax.random as jr
+import jaxtyping
 import numpy as np
 import pytest
 from checks import check_derivatives
@@ -139,7 +140,15 @@ def test_a_batch_and_a_warm_start():
     assert np.all(np.asarray(found.plan.as_matrix())[i, j] > 0)
 
 
-def test_what_does_not_fit_is_said():
+@pytest.fixture
+def unchecked():
+    """Arguments of wrong types reach the library, as where no types are checked."""
+    jaxtyping.config.update("jaxtyping_disable", True)
+    yield
+    jaxtyping.config.update("jaxtyping_disable", False)
+
+
+def test_what_does_not_fit_is_said(unchecked):
     for share in (0.0, 1.2, jnp.nan):
         found = solved(otjax.Partial(share), 0.1, throw=False)
         assert found.result == otjax.RESULTS.invalid_share

@@ -1,7 +1,7 @@
 r"""Barycentres of histograms, on a support that is given.
 
 Seen from the side of the barycentre's support, where no measure is known, a plan is
-$P_k = a_k \exp((f_k + g_k - C) / \epsilon)$, and $f_k = \mathrm{softmin}(g_k)$ makes its rows exact.
+$P_k = a_k \exp((f_k + g_k - C) / \epsilon)$, whose rows $f_k = \mathrm{softmin}(g_k)$ makes exact.
 At the solution all column sums $c_k$ are one measure $b$, and $\sum_k w_k g_k = H$, with $H = 0$
 for the entropic cost; for the divergence $b = e^{H / \epsilon} K e^{H / \epsilon}$ with
 $K = e^{-C / \epsilon}$ (Janati, Cuturi and Gramfort 2020, arXiv:2006.02575, algorithm 1, where
