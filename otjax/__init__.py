@@ -17,6 +17,7 @@ from ._barycenter import (
     Entropic as Entropic,
 )
 from ._certificate import Certificate as Certificate, certify as certify
+from ._conversion import with_masses as with_masses, without_masses as without_masses
 from ._divergence import divergence as divergence
 from ._exact import ExactSolution as ExactSolution, solve_exact as solve_exact
 from ._gaussian import (
@@ -35,6 +36,7 @@ from ._geometry import (
     AbstractGeometry as AbstractGeometry,
     AbstractPlan as AbstractPlan,
     CostMatrix as CostMatrix,
+    Partners as Partners,
     PointCloud as PointCloud,
     Prepared as Prepared,
 )

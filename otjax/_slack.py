@@ -123,7 +123,9 @@ def with_slack(
     a, b = prepared.a, prepared.b
     total_a, total_b = jnp.sum(a), jnp.sum(b)
     forbidden = without_infinities(jnp.asarray(jnp.inf, a.dtype))
-    side_a, side_b = prepared.marginals
+    # Prices are in the unit of the prepared costs.
+    unit = prepared.unit
+    side_a, side_b = (side.prepare()[0] for side in problem.marginals)
     result = RESULTS.successful
     if isinstance(side_a, Partial):
         share = side_a.share_of_mass.astype(a.dtype)
@@ -136,7 +138,7 @@ def with_slack(
         result = RESULTS.where(valid, result, RESULTS.invalid_share)
     else:
         price_a, price_b = (
-            side.rho.astype(a.dtype) if isinstance(side, TotalVariation) else forbidden
+            side.rho.astype(a.dtype) / unit if isinstance(side, TotalVariation) else forbidden
             for side in (side_a, side_b)
         )
         corner = jnp.zeros_like(price_a)

@@ -9,7 +9,7 @@ from jaxtyping import Array, ArrayLike, Float, Int
 from .._arrays import constant, count, float_array, float_scalar, optional_positive_number
 from .._geometry import AbstractGeometry, PointCloud
 from .._problem import Relative, valid_masses
-from .._results import RESULTS
+from .._results import raise_unless_successful, RESULTS
 from . import _fixed, _free
 from ._accelerated import FixedPoint
 from ._objective import AbstractBarycenterObjective, Entropic
@@ -136,7 +136,7 @@ def barycenter(
                 )
         found = _of_clouds(points, support, masses, weights, epsilon, objective, tolerance, limit)
     if throw:
-        found = found.result.error_if(found, found.result != RESULTS.successful)
+        found = raise_unless_successful(found, found.result)
     return found
 
 
@@ -146,16 +146,17 @@ def _of_histograms(geometry, masses, weights, epsilon, objective, tolerance, lim
     m = geometry.shape[1]
     mean = jnp.matmul(weights, a, precision=lax.Precision.HIGHEST)
     prepared = geometry.prepare(mean, jnp.full((m,), 1 / m, a.dtype))
-    epsilon, result = _valid_epsilon(epsilon, prepared.mean - prepared.least, result)
+    spread, unit = prepared.mean - prepared.least, jnp.asarray(prepared.unit, a.dtype)
+    epsilon, result = _valid_epsilon(epsilon, spread, unit, result)
     result = RESULTS.where(prepared.finite, result, RESULTS.nonfinite_input)
     problem = _fixed.Histograms(prepared.geometry, a, weights, epsilon, objective.debiased)
     tolerance = _tolerance(tolerance, 1e-4, a.dtype)
-    spread = prepared.mean - prepared.least
     g, found = _fixed.search(constant(problem), spread, tolerance, limit)
     g = _fixed.attach(problem, lax.stop_gradient(g))
     f, b = _fixed.masses_of(problem, g)
     cost = jnp.matmul(weights, jnp.sum(a * f, axis=1), precision=lax.Precision.HIGHEST)
-    return _answer(found, total * b, None, total * cost, (f, g), epsilon, tolerance, result)
+    value, potentials = unit * total * cost, (unit * f, unit * g)
+    return _answer(found, total * b, None, value, potentials, unit * epsilon, tolerance, result)
 
 
 @eqx.filter_jit
@@ -175,7 +176,9 @@ def _of_clouds(
     b = jnp.full((m,), 1 / m, a.dtype)
     shares = (weights[:, None] * a).reshape(-1)
     costs = PointCloud(flat, start).prepare(shares, b)
-    epsilon, result = _valid_epsilon(epsilon, costs.mean - costs.least, result)
+    spread, unit = costs.mean - costs.least, jnp.asarray(costs.unit, a.dtype)
+    epsilon, result = _valid_epsilon(epsilon, spread, unit, result)
+    epsilon = unit * epsilon
     result = RESULTS.where(finite & costs.finite, result, RESULTS.nonfinite_input)
     problem = _free.Clouds(points, a, weights, b, epsilon, objective.debiased)
     tolerance = _tolerance(tolerance, 1e-3, a.dtype)
@@ -220,8 +223,11 @@ def _valid_measures(masses: Float[Array, "k n"], weights: Float[Array, " k"]):
     return a / totals[:, None], total, weights / jnp.sum(weights), result
 
 
-def _valid_epsilon(epsilon, spread: Float[Array, ""], result: RESULTS):
-    number = epsilon.times(spread) if isinstance(epsilon, Relative) else epsilon
+def _valid_epsilon(
+    epsilon, spread: Float[Array, ""], unit: Float[Array, ""], result: RESULTS
+) -> tuple[Float[Array, ""], RESULTS]:
+    """`epsilon` divided by the `unit` of the costs, as of `spread`."""
+    number = epsilon.times(spread) if isinstance(epsilon, Relative) else epsilon / unit
     valid = (number > 0) & (number < jnp.sqrt(jnp.finfo(number.dtype).max))
     return jnp.where(valid, number, 1), RESULTS.where(valid, result, RESULTS.invalid_epsilon)
 

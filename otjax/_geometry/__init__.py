@@ -2,6 +2,7 @@ from ._base import (
     AbstractGeometry as AbstractGeometry,
     AbstractPlan as AbstractPlan,
     AbstractPointGeometry as AbstractPointGeometry,
+    Partners as Partners,
     Prepared as Prepared,
 )
 from ._cost_matrix import CostMatrix as CostMatrix

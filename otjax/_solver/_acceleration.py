@@ -137,7 +137,7 @@ class Anderson(AbstractAcceleration):
         # An extrapolation that failed is forgotten with all that led to it.
         refused = best.refuses(point)
         slot = history.count % self.memory
-        weights = jnp.sqrt(absorbed.problem.b)
+        weights = jnp.sqrt(absorbed.problem.b) / absorbed.problem.epsilon
         images = history.images.at[slot].set(point.image)
         residuals = history.residuals.at[slot].set((point.image - point.g) * weights)
         count = jnp.where(refused, 0, history.count + 1)

@@ -13,7 +13,7 @@ from jaxtyping import Array, ArrayLike, Float, Int, PRNGKeyArray
 from .._arrays import float_array, float_scalar, positive_number
 from .._ground_cost import GroundCost, SqEuclidean
 from .._problem import valid_masses
-from .._results import RESULTS
+from .._results import raise_unless_successful, RESULTS
 from ._cells import Sites
 
 
@@ -153,7 +153,7 @@ def semidiscrete(
     tolerance = positive_number(tolerance, "tolerance", y.dtype)
     found = _semidiscrete(sampler, y, b, key, epsilon, cost, tolerance, ascent)
     if throw:
-        found = found.result.error_if(found, found.result != RESULTS.successful)
+        found = raise_unless_successful(found, found.result)
     return found
 
 
