@@ -7,8 +7,9 @@ import jax
 import jax.lax as lax
 import jax.numpy as jnp
 import lineax as lx
-from jaxtyping import Array, ArrayLike, Bool, Float, Int
+from jaxtyping import Array, ArrayLike, Bool, Float, Int, PRNGKeyArray
 
+from . import _couplings
 from ._arrays import constant, float_array, float_scalar, known_number
 from ._certificate import feasible_potentials, relative_gap, RoundedPlan
 from ._control import in_turn
@@ -69,6 +70,26 @@ class ExactSolution(eqx.Module):
     stats: Stats
     geometry: AbstractGeometry
     b: Float[Array, " m"]
+
+    def sample(self, key: PRNGKeyArray, k: int) -> tuple[Int[Array, " k"], Int[Array, " k"]]:
+        """Pairs of indices `(i, j)`, shapes (k,), drawn from the plan, as of a `Solution`."""
+        return _couplings.sample_pairs(self.plan, key, k)
+
+    def match(self) -> Int[Array, " n"]:
+        """For each row the column that it gives most to, as of a `Solution`."""
+        return _couplings.best_partners(self.plan)
+
+    def interpolate(self, t: ArrayLike) -> tuple[Float[Array, "n d"], Float[Array, " n"]]:
+        """The measure at time `t` of the way, points and masses, as of a `Solution`.
+
+        **Raises:** `ValueError` unless the geometry is one of points.
+        """
+        if not isinstance(self.geometry, PointCloud):
+            raise ValueError(
+                "An interpolation needs points: solve with a `PointCloud`, not a "
+                f"`{type(self.geometry).__name__}`."
+            )
+        return _couplings.interpolated(self.plan, self.geometry.x, self.geometry.y, t)
 
     @property
     def gap(self) -> Float[Array, ""]:

@@ -73,6 +73,14 @@ class RESULTS(eqx.Enumeration):
         "`rho` must be positive and finite. Pass such a `rho` to `Unbalanced`; for the limit of a "
         "`rho` without bound pass `marginals=otjax.Balanced()`."
     )
+    invalid_share = (
+        "`share` must be above 0 and at most 1, one number for both sides: no more mass can be "
+        "transported than the lighter side has. Pass such a `share` to `Partial`."
+    )
+    invalid_weights = (
+        "`weights` must be finite, not negative, and not all zero. Pass one such number for each "
+        "measure."
+    )
     infeasible = (
         "No plan meets the constraints: the pairs that are forbidden (by a cost of +inf, or an "
         "entry of zero) leave too little room for all masses. Allow more pairs."
@@ -117,6 +125,8 @@ def is_invalid(result: RESULTS) -> Bool[Array, ""]:
         RESULTS.invalid_epsilon,
         RESULTS.invalid_rho,
         RESULTS.other_epsilon,
+        RESULTS.invalid_share,
+        RESULTS.invalid_weights,
         RESULTS.infeasible,
         RESULTS.negative_entries,
     )

@@ -13,6 +13,7 @@ from ._memory import check_memory
 from ._problem import EntropicProblem, PreparedProblem
 from ._reduction import is_allowed
 from ._results import is_invalid, raise_unless_successful, RESULTS
+from ._slack import with_slack
 from ._solution import Solution, Stats
 from ._solver import AbstractSolver, chosen_solver, Potentials, size_of
 from ._unit import times_unit
@@ -99,7 +100,11 @@ def _solve(
     adjoint: AbstractAdjoint,
     max_steps: Int[Array, ""] | None,
 ) -> Solution:
-    prepared, validity = problem.prepare()
+    given, validity = problem.prepare()
+    # Mass that may be left is that of one more point on each side.
+    prepared, slack_validity = with_slack(problem, given)
+    if prepared is not given and init is not None:
+        init = jnp.pad(init[0], (0, 1)), jnp.pad(init[1], (0, 1))
     # Nothing is differentiated through the iterations of a solver.
     # In the problem's unit, and back at the end.
     unit = prepared.unit
@@ -121,9 +126,14 @@ def _solve(
     failed = outcome.result != RESULTS.successful
     blocked |= lacks_room(problem.geometry, fixed, outcome.f, outcome.g, failed)
     result = RESULTS.where(blocked, RESULTS.infeasible, outcome.result)
+    result = RESULTS.where(slack_validity == RESULTS.successful, result, slack_validity)
     result = RESULTS.where(validity == RESULTS.successful, result, validity)
     stats = Stats(outcome.num_steps, error)
-    return Solution(problem.at(unit * epsilon), prepared, potentials, value, result, stats)
+    # Without the points of what is left.
+    n, m = problem.geometry.shape
+    potentials = potentials[0][:n], potentials[1][:m]
+    given = given.at(epsilon)
+    return Solution(problem.at(unit * epsilon), given, potentials, value, result, stats)
 
 
 def _attach(
