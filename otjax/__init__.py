@@ -36,6 +36,7 @@ from ._geometry import (
     AbstractGeometry as AbstractGeometry,
     AbstractPlan as AbstractPlan,
     CostMatrix as CostMatrix,
+    Grid as Grid,
     Partners as Partners,
     PointCloud as PointCloud,
     Prepared as Prepared,
@@ -65,6 +66,7 @@ from ._marginals import (
     Balanced as Balanced,
     Unbalanced as Unbalanced,
 )
+from ._memory import Memory as Memory, memory_needed as memory_needed
 from ._problem import (
     EntropicProblem as EntropicProblem,
     PreparedProblem as PreparedProblem,
@@ -107,6 +109,7 @@ from ._solver import (
     AbstractSolver as AbstractSolver,
     Adaptive as Adaptive,
     Anderson as Anderson,
+    CoarseToFine as CoarseToFine,
     DualNewton as DualNewton,
     GeometricAnnealing as GeometricAnnealing,
     LBFGS as LBFGS,

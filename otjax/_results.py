@@ -97,6 +97,10 @@ class RESULTS(eqx.Enumeration):
         "No step along the gradient lowers the objective any more, short of `tolerance`. Raise "
         "`tolerance`, make the objective more accurate, or use float64."
     )
+    not_convex = (
+        "A function is not strictly convex at some points, so that its gradient is no map with a "
+        "density. Raise `strong_convexity`, or use float64."
+    )
     invalid_growth = "`growth` must be finite and positive, a length. Pass a positive `growth`."
     invalid_cost = (
         "`cost` is not a convex function of the difference of its points, so that on the line the "

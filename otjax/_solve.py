@@ -9,6 +9,7 @@ from ._adjoint import AbstractAdjoint, envelope, ImplicitAdjoint
 from ._arrays import constant, count, float_array, needs_precision
 from ._control import in_turn
 from ._dual import centre, excess_mass, left_out, marginal_error
+from ._memory import check_memory
 from ._problem import EntropicProblem, PreparedProblem
 from ._reduction import is_allowed
 from ._results import is_invalid, raise_unless_successful, RESULTS
@@ -49,8 +50,9 @@ def solve(
 
     **Returns:** a `Solution`.
 
-    **Raises:** `ValueError` for arguments of the wrong kind; a `RuntimeError` that says what to
-    change if the solve fails and `throw` is true.
+    **Raises:** `ValueError` for arguments of the wrong kind, and for a problem that cannot fit in
+    the memory of the device; a `RuntimeError` that says what to change if the solve fails and
+    `throw` is true.
     """
     if not isinstance(problem, EntropicProblem):
         raise ValueError(
@@ -58,6 +60,7 @@ def solve(
             "`otjax.EntropicProblem(otjax.PointCloud(x, y))`."
         )
     needs_precision(problem.geometry.dtype, "`problem`")
+    check_memory(problem)
     solver = chosen_solver(solver, tolerance, problem.geometry.dtype)
     adjoint = ImplicitAdjoint() if adjoint is None else adjoint
     if not isinstance(adjoint, AbstractAdjoint):

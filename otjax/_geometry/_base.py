@@ -123,3 +123,28 @@ class AbstractPointGeometry(AbstractGeometry):
     ) -> "AbstractPointGeometry":
         """The geometry between any points `x` and the second support, of masses `b`, with costs in
         the `unit` that `prepare` found."""
+
+
+class Coarse(NamedTuple):
+    """A geometry between cells of points, and those that lead back to the points.
+
+    - `geometry`: between the k cells of the first side and the l cells of the second.
+    - `a`, `b`: the masses of the cells, which may be zero.
+    - `from_rows`: between the points of the first side and the cells of the second, n x l.
+    - `from_columns`: between the cells of the first side and the points of the second, k x m.
+    """
+
+    geometry: AbstractGeometry
+    a: Float[Array, " k"]
+    b: Float[Array, " l"]
+    from_rows: AbstractGeometry
+    from_columns: AbstractGeometry
+
+
+class AbstractSpatialGeometry(AbstractGeometry):
+    """A geometry that knows which points are near each other."""
+
+    @abc.abstractmethod
+    def coarsened(self, a: Float[Array, " n"], b: Float[Array, " m"], cells: int) -> Coarse:
+        """The geometry between at most so many cells of points on each side; asked of a prepared
+        one."""

@@ -1,14 +1,20 @@
 """A geometry given by points and a ground cost."""
 
 import equinox as eqx
-import jax
 import jax.lax as lax
 import jax.numpy as jnp
 from jaxtyping import Array, ArrayLike, Bool, Float
 
 from .._arrays import constant, float_array
 from .._control import cond_any
-from .._ground_cost import AbstractGroundCost, degree, GroundCost, pairwise, SqEuclidean
+from .._ground_cost import (
+    AbstractGroundCost,
+    checked_cost,
+    degree,
+    GroundCost,
+    pairwise,
+    SqEuclidean,
+)
 from .._reduction import (
     AbstractEngine,
     apply,
@@ -17,12 +23,22 @@ from .._reduction import (
     softmin,
 )  # fmt: skip
 from .._unit import excess_exponent, power_of_two
-from ._base import AbstractPlan, AbstractPointGeometry, Partners, Prepared
+from ._base import (
+    AbstractGeometry,
+    AbstractPlan,
+    AbstractPointGeometry,
+    AbstractSpatialGeometry,
+    Coarse,
+    Partners,
+    Prepared,
+)
+from ._cells import cells_of, centres
 from ._cost_matrix import CostMatrix, held
+from ._held_cloud import HeldCloud
 from ._look import extent, look_at_rows, share_of_allowed, unit_of
 
 
-class PointCloud(AbstractPointGeometry):
+class PointCloud(AbstractPointGeometry, AbstractSpatialGeometry):
     """Points `x` and `y` with a ground cost between them.
 
     An engine carries out the reductions over the n x m pairs. `Dense()` makes the matrix of costs
@@ -57,7 +73,6 @@ class PointCloud(AbstractPointGeometry):
         """
         self.x = float_array(x, "x", "n d")
         self.y = float_array(y, "y", "m d")
-        self.cost = cost
         self.engine = engine
         if engine is not None and not isinstance(engine, AbstractEngine):
             raise ValueError(
@@ -73,17 +88,7 @@ class PointCloud(AbstractPointGeometry):
                 f"`x` and `y` must have one dtype, got {self.x.dtype} (`x`) and "
                 f"{self.y.dtype} (`y`); cast one of them."
             )
-        if not callable(cost):
-            raise ValueError(f"`cost` must be a callable (x_i, y_j) -> scalar, got {cost!r}.")
-        if isinstance(cost, type):
-            raise ValueError(f"`cost` must be an instance: pass `{cost.__name__}()`.")
-        if not isinstance(cost, AbstractGroundCost):
-            one = jax.eval_shape(cost, self.x[0], self.y[0])
-            if getattr(one, "shape", None) != () or one.dtype != self.x.dtype:
-                raise ValueError(
-                    "`cost` must return a scalar of the dtype of the points for one `x_i` of "
-                    f"shape {self.x[0].shape} and one `y_j`, got {one}."
-                )
+        self.cost = checked_cost(cost, self.x[0], self.y[0])
 
     @property
     def shape(self) -> tuple[int, int]:
@@ -118,7 +123,10 @@ class PointCloud(AbstractPointGeometry):
         finite = x_finite & y_finite
         if self._engine.holds:
             prepared = held(Pairs(x, y, self.cost).matrix(), a, b)
-            prepared = prepared._replace(finite=finite & prepared.finite)
+            prepared = prepared._replace(
+                geometry=_with_cells(x, y, self.cost, prepared.geometry),
+                finite=finite & prepared.finite,
+            )
         else:
             mean, least, _ = look_at_rows(constant(Pairs(x, y, self.cost)), a, b)
             geometry = PointCloud(x, y, cost=self.cost, engine=self._engine)
@@ -135,7 +143,11 @@ class PointCloud(AbstractPointGeometry):
         cost = _closed(self.cost, x, y)
         if self._engine.holds:
             prepared = CostMatrix(pairwise(cost, x, y)).prepare(a, b)
-            return prepared._replace(finite=finite & prepared.finite)
+            costs = _Costs(1 / prepared.unit, cost)
+            return prepared._replace(
+                geometry=_with_cells(x, y, costs, prepared.geometry),
+                finite=finite & prepared.finite,
+            )
         pairs = constant(Pairs(x, y, cost))
         mean, least, most = look_at_rows(pairs, a, b)
         everybody = jnp.ones_like(a, bool), jnp.ones_like(b, bool)
@@ -194,6 +206,20 @@ class PointCloud(AbstractPointGeometry):
         factor = power_of_two(-exponent.astype(jnp.int32), self.dtype)
         y, _ = _usable(self.y, b, factor)
         return PointCloud(factor * x, y, cost=self.cost, engine=self.engine)
+
+    def coarsened(self, a: Float[Array, " n"], b: Float[Array, " m"], cells: int) -> Coarse:
+        k, l = (min(cells, masses.shape[0]) for masses in (a, b))
+        u, a = centres(self.x, a, cells_of(self.x, a, k), k)
+        v, b = centres(self.y, b, cells_of(self.y, b, l), l)
+        between = lambda x, y: PointCloud(x, y, cost=self.cost)
+        return Coarse(between(u, v), a, b, between(self.x, v), between(u, self.y))
+
+
+def _with_cells(
+    x: Float[Array, "n d"], y: Float[Array, "m d"], cost: GroundCost, held: AbstractGeometry
+) -> HeldCloud:
+    x, y, cost = constant((x, y, cost))
+    return HeldCloud(PointCloud(x, y, cost=cost), held)
 
 
 class RecomputedPlan(AbstractPlan):
