@@ -118,6 +118,7 @@ def test_photographs_exchange_their_colours(run, tmp_path: Path):
     assert "successful" in end.stdout
 
 
+@pytest.mark.slow
 def test_barycentres_and_cells_are_drawn(run, tmp_path: Path):
     for script, options in (
         ("barycenters.py", "--images 3 --digits 2 --times 2 --tolerance 1e-2"),

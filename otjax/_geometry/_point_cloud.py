@@ -24,7 +24,6 @@ from .._reduction import (
 )  # fmt: skip
 from .._unit import excess_exponent, power_of_two
 from ._base import (
-    AbstractGeometry,
     AbstractPlan,
     AbstractPointGeometry,
     AbstractSpatialGeometry,
@@ -216,10 +215,10 @@ class PointCloud(AbstractPointGeometry, AbstractSpatialGeometry):
 
 
 def _with_cells(
-    x: Float[Array, "n d"], y: Float[Array, "m d"], cost: GroundCost, held: AbstractGeometry
+    x: Float[Array, "n d"], y: Float[Array, "m d"], cost: GroundCost, held: CostMatrix
 ) -> HeldCloud:
     x, y, cost = constant((x, y, cost))
-    return HeldCloud(PointCloud(x, y, cost=cost), held)
+    return HeldCloud(held.matrix, PointCloud(x, y, cost=cost))
 
 
 class RecomputedPlan(AbstractPlan):
