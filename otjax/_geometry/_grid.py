@@ -1,6 +1,5 @@
 """A geometry of points on a regular grid: images, volumes, histograms."""
 
-import equinox as eqx
 import jax.core
 import jax.lax as lax
 import jax.numpy as jnp

@@ -1,7 +1,6 @@
 """A geometry given by points and a ground cost."""
 
 import equinox as eqx
-import jax
 import jax.lax as lax
 import jax.numpy as jnp
 from jaxtyping import Array, ArrayLike, Bool, Float

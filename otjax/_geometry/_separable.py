@@ -1,6 +1,7 @@
 """A geometry of two grids whose cost is a sum over their axes."""
 
 import math
+from collections.abc import Iterable
 
 import equinox as eqx
 import jax
@@ -243,11 +244,11 @@ def _mean(
 
     def of_marginals() -> Float[Array, ""]:
         sides = zip(_marginals(a, 0, costs), _marginals(b, 1, costs), inside, strict=True)
-        return sum(jnp.sum(u * _product((cost,), v)) for u, v, cost in sides)
+        return _total(jnp.sum(u * _product((cost,), v)) for u, v, cost in sides)
 
     def of_allowed() -> Float[Array, ""]:
         with_cost = lambda k: (*ones[:k], inside[k], *ones[k + 1 :])
-        return sum(jnp.sum(a * _product(with_cost(k), b)) for k in range(len(costs)))
+        return _total(jnp.sum(a * _product(with_cost(k), b)) for k in range(len(costs)))
 
     return cond_any(~every, of_allowed, of_marginals)
 
@@ -278,4 +279,8 @@ def _least(
             nearest = lax.map(of_row, cost).T
         return jnp.min(jnp.where(a > 0, nearest.reshape(-1), jnp.inf))
 
-    return cond_any(~(weight > 0.5), over_all_pairs, lambda: sum(least[1:], start=least[0]))
+    return cond_any(~(weight > 0.5), over_all_pairs, lambda: _total(least))
+
+
+def _total(numbers: Iterable[Float[Array, ""]]) -> Float[Array, ""]:
+    return jnp.sum(jnp.stack(list(numbers)))
