@@ -17,6 +17,7 @@ from .._reduction import (
     map_rows,
     Pairs,
     softmin,
+    Streamed,
 )  # fmt: skip
 from ._base import (
     AbstractGeometry,
@@ -109,8 +110,8 @@ class PointCloud(AbstractPointGeometry, AbstractSpatialGeometry):
         finite = x_finite & y_finite
         if self._engine.holds:
             prepared = held(Pairs(x, y, self.cost).matrix(), a, b)
-            cloud = lax.stop_gradient((x, y))
-            geometry = HeldCloud(PointCloud(*cloud, cost=self.cost), prepared.geometry)
+            cloud = constant(PointCloud(x, y, cost=self.cost))
+            geometry = HeldCloud(cloud, prepared.geometry)
             return prepared._replace(geometry=geometry, finite=finite & prepared.finite)
         cost = _closed(self.cost, x, y)
         mean, least = _mean_and_least(constant(Pairs(x, y, cost)), a, b)
@@ -137,8 +138,10 @@ class PointCloud(AbstractPointGeometry, AbstractSpatialGeometry):
         k, l = (min(cells, masses.shape[0]) for masses in (a, b))
         u, a = centres(self.x, a, cells_of(self.x, a, k), k)
         v, b = centres(self.y, b, cells_of(self.y, b, l), l)
-        between = lambda x, y: PointCloud(x, y, cost=self.cost)
-        return Coarse(between(u, v), a, b, between(self.x, v), between(u, self.y))
+        between = lambda x, y, engine=None: PointCloud(x, y, cost=self.cost, engine=engine)
+        # One soft minimum is asked of what leads back.
+        once = Streamed()
+        return Coarse(between(u, v), a, b, between(self.x, v, once), between(u, self.y, once))
 
     def seen_from(self, x: Float[Array, "k d"], b: Float[Array, " m"]) -> "PointCloud":
         y, _ = _usable(self.y, b)
