@@ -10,6 +10,7 @@ from ._adjoint import (
 )
 from ._assignment import Assignment as Assignment, assignment as assignment
 from ._certificate import Certificate as Certificate, certify as certify
+from ._conversion import with_masses as with_masses, without_masses as without_masses
 from ._divergence import divergence as divergence
 from ._exact import ExactSolution as ExactSolution, solve_exact as solve_exact
 from ._gaussian import (
@@ -29,6 +30,7 @@ from ._geometry import (
     AbstractPlan as AbstractPlan,
     CostMatrix as CostMatrix,
     Grid as Grid,
+    Partners as Partners,
     PointCloud as PointCloud,
     Prepared as Prepared,
 )

@@ -242,3 +242,14 @@ class Cosine(AbstractFactoredCost):
     ) -> tuple[Float[Array, "n r"], Float[Array, "m r"]]:
         one = lambda points: jnp.ones_like(points[:, :1])
         return _join(one(x), -_normalised(x)), _join(one(y), _normalised(y))
+
+
+def degree(cost: GroundCost) -> int | Float[Array, ""] | None:
+    """The power of a factor of all coordinates by which the cost grows; `None` where nobody knows.
+
+    Costs that have one are those of this library, and forbid no pair.
+    """
+    if isinstance(cost, PNorm):
+        return cost.power
+    known: dict[type, int] = {SqEuclidean: 2, Euclidean: 1, Cosine: 0}
+    return known.get(type(cost))

@@ -4,6 +4,7 @@ from ._base import (
     AbstractPointGeometry as AbstractPointGeometry,
     AbstractSpatialGeometry as AbstractSpatialGeometry,
     Coarse as Coarse,
+    Partners as Partners,
     Prepared as Prepared,
 )
 from ._cost_matrix import CostMatrix as CostMatrix

@@ -102,10 +102,12 @@ class Grid(AbstractPointGeometry):
     ) -> SeparablePlan:
         return self._held.plan(f, g, epsilon, dtype)
 
-    def seen_from(self, x: Float[Array, "k d"], b: Float[Array, " m"]) -> PointCloud:
+    def seen_from(
+        self, x: Float[Array, "k d"], b: Float[Array, " m"], unit: Float[Array, ""]
+    ) -> PointCloud:
         other_axes, _ = _usable(self.other_axes, b)
         cloud = PointCloud(x, _points(other_axes), cost=OverAxes(self.cost))
-        return cloud.seen_from(x, b)
+        return cloud.seen_from(x, b, unit)
 
     @property
     def _held(self) -> Separable:

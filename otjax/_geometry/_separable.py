@@ -11,8 +11,9 @@ from jaxtyping import Array, Bool, Float, Int
 
 from .._control import cond_any
 from .._reduction import is_allowed
-from ._base import AbstractPlan, AbstractSpatialGeometry, Coarse, Prepared
-from ._contraction import contracted, partial_sums, PartialSums
+from .._unit import excess_exponent, over, power_of_two
+from ._base import AbstractPlan, AbstractSpatialGeometry, Coarse, Partners, Prepared
+from ._contraction import contracted, Costs, partial_sums, PartialSums
 
 
 class Presence(eqx.Module):
@@ -47,7 +48,7 @@ class Separable(AbstractSpatialGeometry):
     """The cost is the sum of one matrix for each axis, $C_{ij} = \\sum_k C^k_{i_k j_k}$, at points
     in row-major order."""
 
-    costs: tuple[Float[Array, "_ _"], ...]
+    costs: Costs
     rows: Presence
     columns: Presence
 
@@ -64,11 +65,22 @@ class Separable(AbstractSpatialGeometry):
         return Separable(tuple(cost.T for cost in self.costs), self.columns, self.rows)
 
     def prepare(self, a: Float[Array, " n"], b: Float[Array, " m"]) -> Prepared:
-        finite = jnp.all(jnp.stack([jnp.all(jnp.isfinite(cost)) for cost in self.costs]))
+        known = [jnp.all(jnp.isfinite(cost)) for cost in self.costs]
         costs = tuple(jnp.where(jnp.isfinite(cost), cost, 0) for cost in self.costs)
-        fixed = lax.stop_gradient((costs, a / jnp.sum(a), b / jnp.sum(b)))
-        geometry = Separable(costs, presence(a), presence(b))
-        return Prepared(geometry, finite, _mean(*fixed), _least(*fixed))
+        sizes = [jnp.max(jnp.where(is_allowed(cost), jnp.abs(cost), 0)) for cost in costs]
+        exponent = excess_exponent(jnp.max(jnp.stack(sizes)))
+        factor = power_of_two(-exponent, self.dtype)
+        costs = tuple(jnp.where(is_allowed(cost), factor * cost, cost) for cost in costs)
+        mean, partners = _mean_and_partners(*lax.stop_gradient((costs, a, b)))
+        a, b = jnp.where(partners.rows, a, 0), jnp.where(partners.columns, b, 0)
+        return Prepared(
+            Separable(costs, presence(a), presence(b)),
+            jnp.all(jnp.stack(known)),
+            mean,
+            _least(*lax.stop_gradient((costs, a, b))),
+            power_of_two(exponent, self.dtype),
+            partners,
+        )
 
     def softmin(self, h: Float[Array, " m"], epsilon: Float[Array, ""]) -> Float[Array, " n"]:
         return _softmin(self, h, epsilon)
@@ -126,7 +138,7 @@ class SeparablePlan(AbstractPlan):
         geometry, rows = self.geometry, self.geometry.rows
         costs, logs = _in_units(geometry, self.g, self.epsilon)
         ends = rows.for_all(self.forward.logs[-1].reshape(-1))
-        ends = jnp.exp((self.f / self.epsilon + ends).astype(self.dtype))
+        ends = jnp.exp((over(self.f, self.epsilon) + ends).astype(self.dtype))
 
         def of_one(vector: Float[Array, " m"]) -> Float[Array, " n"]:
             return ends * rows.for_all(contracted(costs, logs, self.forward, vector))
@@ -138,7 +150,7 @@ class SeparablePlan(AbstractPlan):
         return self.geometry.plan(self.f, self.g, 0.5 * self.epsilon, self.dtype).mv(vector)
 
     def as_matrix(self) -> Float[Array, "n m"]:
-        scores = (self.f[:, None] + self.g[None, :] - self.geometry.matrix()) / self.epsilon
+        scores = over(self.f[:, None] + self.g[None, :] - self.geometry.matrix(), self.epsilon)
         entries = jnp.exp(scores.astype(self.dtype))
         return jnp.where(self.geometry.columns.alive[None, :], entries, 0)
 
@@ -208,12 +220,12 @@ def _in_units(geometry: Separable, h: Float[Array, " m"], epsilon: Float[Array, 
     """Costs and potentials in units of epsilon."""
     there = h > -jnp.inf
     # No derivative of what is not there, where epsilon would multiply infinity.
-    logs = jnp.where(there, jnp.where(there, h, 0) / epsilon, -jnp.inf)
-    costs = tuple(cost / epsilon for cost in geometry.costs)
+    logs = jnp.where(there, over(jnp.where(there, h, 0), epsilon), -jnp.inf)
+    costs = tuple(over(cost, epsilon) for cost in geometry.costs)
     return costs, geometry.columns.without_absent(logs)
 
 
-def _added(costs: tuple[Float[Array, "_ _"], ...]) -> Float[Array, "n m"]:
+def _added(costs: Costs) -> Float[Array, "n m"]:
     """The sum over the axes, at all pairs of points."""
     total = costs[0]
     for cost in costs[1:]:
@@ -222,9 +234,7 @@ def _added(costs: tuple[Float[Array, "_ _"], ...]) -> Float[Array, "n m"]:
     return total
 
 
-def _product(
-    matrices: tuple[Float[Array, "_ _"], ...], vector: Float[Array, " m"]
-) -> Float[Array, " n"]:
+def _product(matrices: Costs, vector: Float[Array, " m"]) -> Float[Array, " n"]:
     """The product of a vector with the Kronecker product of a matrix for each axis."""
     for matrix in matrices:
         vector = vector.reshape(matrix.shape[1], -1)
@@ -233,23 +243,31 @@ def _product(
     return vector.reshape(-1)
 
 
-def _mean(
-    costs: tuple[Float[Array, "_ _"], ...], a: Float[Array, " n"], b: Float[Array, " m"]
-) -> Float[Array, ""]:
-    """The mean cost of allowed pairs, for masses of total 1."""
+def _mean_and_partners(
+    costs: Costs, a: Float[Array, " n"], b: Float[Array, " m"]
+) -> tuple[Float[Array, ""], Partners]:
+    """The mean cost of allowed pairs, and which points have an allowed partner."""
+    a, b = a / jnp.sum(a), b / jnp.sum(b)
     allowed = tuple(is_allowed(cost) for cost in costs)
-    every = jnp.all(jnp.stack([jnp.all(axis) for axis in allowed]))
     ones = tuple(axis.astype(a.dtype) for axis in allowed)
     inside = tuple(jnp.where(axis, cost, 0) for axis, cost in zip(allowed, costs, strict=True))
 
-    def of_marginals() -> Float[Array, ""]:
+    def of_marginals() -> tuple[Float[Array, ""], Partners]:
         sides = zip(_marginals(a, 0, costs), _marginals(b, 1, costs), inside, strict=True)
-        return _total(jnp.sum(u * _product((cost,), v)) for u, v, cost in sides)
+        mean = _total(jnp.sum(u * _product((cost,), v)) for u, v, cost in sides)
+        return mean, Partners(jnp.ones_like(a, bool), jnp.ones_like(b, bool))
 
-    def of_allowed() -> Float[Array, ""]:
+    def of_allowed() -> tuple[Float[Array, ""], Partners]:
         with_cost = lambda k: (*ones[:k], inside[k], *ones[k + 1 :])
-        return _total(jnp.sum(a * _product(with_cost(k), b)) for k in range(len(costs)))
+        total = _total(jnp.sum(a * _product(with_cost(k), b)) for k in range(len(costs)))
+        from_rows = _product(ones, b)
+        columns = _product(tuple(axis.T for axis in ones), a) > 0
+        share = jnp.sum(a * from_rows)
+        # Where nothing is allowed at all there is no problem: all stay.
+        none = ~(share > 0)
+        return total / jnp.where(none, 1, share), Partners((from_rows > 0) | none, columns | none)
 
+    every = jnp.all(jnp.stack([jnp.all(axis) for axis in allowed]))
     return cond_any(~every, of_allowed, of_marginals)
 
 
@@ -260,9 +278,7 @@ def _marginals(masses: Float[Array, " n"], side: int, costs) -> list[Float[Array
     return [jnp.sum(grid, axis=tuple(other for other in axes if other != k)) for k in axes]
 
 
-def _least(
-    costs: tuple[Float[Array, "_ _"], ...], a: Float[Array, " n"], b: Float[Array, " m"]
-) -> Float[Array, ""]:
+def _least(costs: Costs, a: Float[Array, " n"], b: Float[Array, " m"]) -> Float[Array, ""]:
     """The least cost between a point of mass and another."""
     sides = zip(costs, _marginals(a, 0, costs), _marginals(b, 1, costs), strict=True)
     alive = [jnp.where((u > 0)[:, None] & (v > 0)[None, :], cost, jnp.inf) for cost, u, v in sides]
