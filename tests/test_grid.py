@@ -25,8 +25,8 @@ def asymmetric(x, y):
 
 
 def wall(x, y):
-    """Nothing may cross the middle of an axis."""
-    same = (x[0] < 0.5) == (y[0] < 0.5)
+    """Nothing may cross it, on either axis."""
+    same = (x[0] < 0.8) == (y[0] < 0.8)
     return jnp.where(same, jnp.square(x[0] - y[0]), jnp.inf)
 
 
