@@ -51,9 +51,9 @@ def solve(
 
     **Returns:** a `Solution`.
 
-    **Raises:** `ValueError` for arguments of the wrong kind, and for a problem that cannot fit in
-    the memory of the device; a `RuntimeError` that says what to change if the solve fails and
-    `throw` is true.
+    **Raises:** `ValueError` for arguments of the wrong kind, and for a problem that cannot fit the
+    memory of the device; a `RuntimeError` that says what to change if the solve fails and `throw`
+    is true.
     """
     if not isinstance(problem, EntropicProblem):
         raise ValueError(
