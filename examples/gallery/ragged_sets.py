@@ -40,7 +40,7 @@ def all_pairs(points, masses):
     return jax.vmap(to_all, in_axes=(0, 0, None, None))(points, masses, points, masses)
 
 
-distances = np.asarray(all_pairs(points, masses))
+distances = np.array(all_pairs(points, masses))
 np.fill_diagonal(distances, np.inf)
 kinds = np.repeat(np.arange(KINDS), PER_KIND)
 accuracy = np.mean(kinds[distances.argmin(axis=1)] == kinds)
