@@ -125,6 +125,7 @@ from ._stochastic import (
     SemidiscreteSolution as SemidiscreteSolution,
     StochasticAscent as StochasticAscent,
 )
+from ._vertex import SparsePlan as SparsePlan
 from ._wasserstein import wasserstein as wasserstein
 
 

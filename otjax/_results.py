@@ -23,8 +23,6 @@ class RESULTS(eqx.Enumeration):
     """How a solve ended; each member's text, which it prints as, says what failed and what to
     change."""
 
-    __module__ = "otjax"
-
     successful = "successful"
     max_steps_reached = (
         "The solver stopped after `max_steps` steps, short of its tolerance. Raise `max_steps` or "
@@ -33,6 +31,10 @@ class RESULTS(eqx.Enumeration):
     stagnated = (
         "The marginal error stopped falling short of `tolerance`, at what rounding allows. Raise "
         "`tolerance` or `epsilon`, or in float32 use float64."
+    )
+    gap_stagnated = (
+        "Rounding ended the approach of the bounds short of `gap`. Raise `gap`, or use float64 if "
+        "the input is float32."
     )
     unresolved_epsilon = (
         "`epsilon` is below what rounding resolves at the size of these costs; the solution is "

@@ -5,7 +5,8 @@ import jax.numpy as jnp
 from jaxtyping import Array, ArrayLike, Float, Int, PRNGKeyArray
 
 from . import _couplings
-from ._arrays import constant, float_array, needs_precision
+from ._arrays import float_array, needs_precision
+from ._conditional import conditional
 from ._dual import linear_cost, transport_plan
 from ._geometry import AbstractPointGeometry, PointCloud
 from ._ground_cost import GroundCost, SqEuclidean
@@ -105,9 +106,8 @@ class Solution(eqx.Module):
                 "The potential of a problem that leaves mass does not extend to other points; use "
                 "`solution.potentials`."
             )
-        new, f = self._seen_from(x)
-        problem = self.prepared
-        return times_unit(_half_step, problem.unit, problem, new, f, self._potentials[1])
+        new, problem = self._seen_from(x), self.prepared
+        return times_unit(_half_step, problem.unit, problem, new, self._potentials[1])
 
     @eqx.filter_jit
     def transport(self, x: ArrayLike) -> Float[Array, "k d"]:
@@ -122,14 +122,10 @@ class Solution(eqx.Module):
 
         **Raises:** `ValueError` unless the geometry is one of points, such as `PointCloud`.
         """
-        new, f = self._seen_from(x)
-        b = self.prepared.b[:, None]
+        new, problem = self._seen_from(x), self.prepared
         y = self.problem.geometry.y
-        y = jnp.where((b > 0) & jnp.isfinite(y), y, 0)
-        # Mass and mean in one product; normalised, so that the weights sum to one wherever x is.
-        density = new.plan(f, self._potentials[1], self.prepared.epsilon)
-        weighted = density.mv(jnp.concatenate([b, b * y], axis=1))
-        return weighted[:, 1:] / weighted[:, :1]
+        y = jnp.where((problem.b > 0)[:, None] & jnp.isfinite(y), y, 0)
+        return conditional(new, self._potentials[1], problem.b, problem.epsilon, y)[1]
 
     @property
     def entropy(self) -> Float[Array, ""]:
@@ -238,9 +234,8 @@ class Solution(eqx.Module):
             )
         return geometry.cost
 
-    def _seen_from(self, x: ArrayLike) -> tuple[AbstractPointGeometry, Float[Array, " k"]]:
-        """The geometry from new points to the second support, and a potential at the new points:
-        right in value, without derivatives."""
+    def _seen_from(self, x: ArrayLike) -> AbstractPointGeometry:
+        """The geometry from new points to the second support."""
         geometry = self.problem.geometry
         needs_precision(geometry.dtype, "This solution")
         if not isinstance(geometry, AbstractPointGeometry):
@@ -249,10 +244,7 @@ class Solution(eqx.Module):
                 f"`{type(geometry).__name__}`."
             )
         points = float_array(x, "x", "k d").astype(geometry.dtype)
-        problem = self.prepared
-        new = geometry.seen_from(points, problem.b, problem.unit)
-        fixed, b, g, epsilon = constant((new, problem.b, self._potentials[1], problem.epsilon))
-        return new, fixed.softmin(g + epsilon * jnp.log(b), epsilon)
+        return geometry.seen_from(points, self.prepared.b, self.prepared.unit)
 
 
 def _cost_of_plan(
@@ -267,11 +259,7 @@ def _cost_of_plan(
 
 
 def _half_step(
-    problem: PreparedProblem,
-    new: AbstractPointGeometry,
-    f: Float[Array, " k"],
-    g: Float[Array, " m"],
+    problem: PreparedProblem, new: AbstractPointGeometry, g: Float[Array, " m"]
 ) -> Float[Array, " k"]:
-    density = new.plan(f, g, problem.epsilon)
-    softmin = f - problem.epsilon * jnp.log(density.mv(problem.b))
+    softmin, _ = conditional(new, g, problem.b, problem.epsilon, new.y)
     return problem.marginals[0].damping(problem.epsilon) * softmin

@@ -17,6 +17,7 @@ from ._slack import with_slack
 from ._solution import Solution, Stats
 from ._solver import AbstractSolver, chosen_solver, Potentials, size_of
 from ._unit import times_unit
+from ._vertex import lacks_room
 
 
 def solve(
@@ -50,9 +51,9 @@ def solve(
 
     **Returns:** a `Solution`.
 
-    **Raises:** `ValueError` for arguments of the wrong kind, and for a problem that cannot fit in
-    the memory of the device; a `RuntimeError` that says what to change if the solve fails and
-    `throw` is true.
+    **Raises:** `ValueError` for arguments of the wrong kind, and for a problem that cannot fit the
+    memory of the device; a `RuntimeError` that says what to change if the solve fails and `throw`
+    is true.
     """
     if not isinstance(problem, EntropicProblem):
         raise ValueError(
@@ -122,6 +123,8 @@ def _solve(
     value = times_unit(_optimum, unit, prepared, f, g, excess)
     # Potentials of the size of a forbidden cost are those of points that have no other pair.
     blocked = ~is_allowed(4 * size_of(outcome.f, outcome.g))
+    failed = outcome.result != RESULTS.successful
+    blocked |= lacks_room(problem.geometry, fixed, outcome.f, outcome.g, failed)
     result = RESULTS.where(blocked, RESULTS.infeasible, outcome.result)
     result = RESULTS.where(slack_validity == RESULTS.successful, result, slack_validity)
     result = RESULTS.where(validity == RESULTS.successful, result, validity)

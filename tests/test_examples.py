@@ -109,6 +109,16 @@ def test_flow_draws_a_mesh(run, tmp_path: Path):
 
 
 @pytest.mark.slow
+def test_photographs_exchange_their_colours(run, tmp_path: Path):
+    picture = tmp_path / "colors.png"
+    options = ["--every", "40", "--cells", "32", "--output", picture]
+    end = run("color_transfer.py", *options)
+    assert end.returncode == 0, end.stderr
+    assert is_png(picture)
+    assert "successful" in end.stdout
+
+
+@pytest.mark.slow
 def test_barycentres_and_cells_are_drawn(run, tmp_path: Path):
     for script, options in (
         ("barycenters.py", "--images 3 --digits 2 --times 2 --tolerance 1e-2"),
@@ -119,16 +129,6 @@ def test_barycentres_and_cells_are_drawn(run, tmp_path: Path):
         assert end.returncode == 0, end.stderr
         assert is_png(picture)
         assert "unconverged=0" in end.stdout or "error=" in end.stdout
-
-
-@pytest.mark.slow
-def test_photographs_exchange_their_colours(run, tmp_path: Path):
-    picture = tmp_path / "colors.png"
-    options = ["--every", "40", "--cells", "32", "--output", picture]
-    end = run("color_transfer.py", *options)
-    assert end.returncode == 0, end.stderr
-    assert is_png(picture)
-    assert "successful" in end.stdout
 
 
 @pytest.mark.parametrize(
