@@ -174,6 +174,21 @@ def test_points_are_met_by_their_potential():
     assert broken.result == otjax.RESULTS.nonfinite_input
 
 
+def test_points_are_met_by_the_potential_of_a_sampler():
+    x0, x1 = clouds(20, 6)
+    masses = jnp.arange(1.0, 7.0) / 21
+    found = otjax.semidiscrete(
+        lambda key: jr.normal(key, (16, 2)), x1, masses, key=KEY, tolerance=1e-9, throw=False,
+        cost=otjax.Euclidean(), ascent=otjax.StochasticAscent(max_steps=5, num_tests=2),
+    )  # fmt: skip
+    pairs = flow.Semidiscrete(found).pairs(KEY, x0, x1)
+    np.testing.assert_array_equal(pairs.j, found.assign(x0))
+    shares = np.bincount(pairs.j, minlength=6) / 20
+    np.testing.assert_allclose(pairs.marginal_error, np.abs(shares - masses).sum())
+    assert pairs.result == found.result != otjax.RESULTS.successful
+    assert flow.Semidiscrete(found, epsilon=1.0).pairs(KEY, x0, x1).entropy > 0.1
+
+
 def test_a_large_sample_serves_fresh_starts_better_than_a_batch():
     """And conditions ride along with the points."""
     rng = np.random.default_rng(1)
