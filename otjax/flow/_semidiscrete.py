@@ -64,9 +64,9 @@ class Semidiscrete(AbstractCoupling):
         self.result = RESULTS.successful
         if isinstance(potential, Solution):
             self.result = potential.result
-            problem = potential.prepared
-            masses = problem.b if masses is None else masses
-            epsilon = problem.epsilon if epsilon is None else epsilon
+            masses = potential.prepared.b if masses is None else masses
+            # A number, that was used; `prepared` has it in a unit of its own.
+            epsilon = jnp.asarray(potential.problem.epsilon) if epsilon is None else epsilon
             geometry = potential.problem.geometry
             if cost is None and isinstance(geometry, PointCloud):
                 cost = geometry.cost
