@@ -23,8 +23,6 @@ class RESULTS(eqx.Enumeration):
     """How a solve ended; each member's text, which it prints as, says what failed and what to
     change."""
 
-    __module__ = "otjax"
-
     successful = "successful"
     max_steps_reached = (
         "The solver stopped after `max_steps` steps, short of its tolerance. Raise `max_steps` or "

@@ -9,7 +9,7 @@ from ._arrays import float_array, needs_precision
 from ._conditional import conditional
 from ._dual import linear_cost, transport_plan
 from ._geometry import AbstractPointGeometry, PointCloud
-from ._ground_cost import SqEuclidean
+from ._ground_cost import GroundCost, SqEuclidean
 from ._maps import ConvexMap, nearest
 from ._operators import TransportPlan
 from ._problem import EntropicProblem, PreparedProblem
@@ -194,7 +194,7 @@ class Solution(eqx.Module):
         points, of which the potentials alone are used. See `otjax.nearest`."""
         y, g = self._points[1], self.potentials[1]
         g = jnp.where(self.prepared.b > 0, g, -jnp.inf)
-        return nearest(x, y, g, cost=self.problem.geometry.cost)[0]
+        return nearest(x, y, g, cost=self._cost)[0]
 
     def convex_map(self) -> ConvexMap:
         """The entropic map as the gradient of a convex function.
@@ -202,10 +202,10 @@ class Solution(eqx.Module):
         **Raises:** `ValueError` unless the cost is `SqEuclidean()`.
         """
         y = self._points[1]
-        if not isinstance(self.problem.geometry.cost, SqEuclidean):
+        if not isinstance(self._cost, SqEuclidean):
             raise ValueError(
                 "The map is the gradient of a convex function for the cost `SqEuclidean()` only, "
-                f"got {self.problem.geometry.cost!r}; use `solution.transport`."
+                f"got {self._cost!r}; use `solution.transport`."
             )
         epsilon = self.problem.epsilon
         return ConvexMap(y, self.potentials[1], self.prepared.b, epsilon=epsilon)
@@ -214,14 +214,25 @@ class Solution(eqx.Module):
     def _points(self) -> tuple[Float[Array, "n d"], Float[Array, "m d"]]:
         """The points of both sides, those of mass zero at the origin."""
         geometry = self.problem.geometry
-        if not isinstance(geometry, PointCloud):
+        if not isinstance(geometry, AbstractPointGeometry):
             raise ValueError(
                 "Maps and interpolations need points: solve with a `PointCloud`, not a "
                 f"`{type(geometry).__name__}`."
             )
         alive = lambda masses: (masses > 0)[:, None]
         a, b = self.prepared.a, self.prepared.b
-        return jnp.where(alive(a), geometry.x, 0), jnp.where(alive(b), geometry.y, 0)
+        return jnp.where(alive(a), geometry.T.y, 0), jnp.where(alive(b), geometry.y, 0)
+
+    @property
+    def _cost(self) -> GroundCost:
+        """The cost between any two points."""
+        geometry = self.problem.geometry
+        if not isinstance(geometry, PointCloud):
+            raise ValueError(
+                "Cells and convex functions need the cost of two points: solve with a "
+                f"`PointCloud`, not a `{type(geometry).__name__}`."
+            )
+        return geometry.cost
 
     def _seen_from(self, x: ArrayLike) -> AbstractPointGeometry:
         """The geometry from new points to the second support."""

@@ -33,7 +33,7 @@ def accuracy(points, labels, new, true):
 
 source, labels = moons(300)
 target, hidden = moons(300)
-turn = np.deg2rad(30)
+turn = np.deg2rad(40)
 rotation = np.array([[np.cos(turn), -np.sin(turn)], [np.sin(turn), np.cos(turn)]], np.float32)
 target = target @ rotation.T + np.array([0.5, 1.0], np.float32)
 

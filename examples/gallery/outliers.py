@@ -19,12 +19,12 @@ geometry = otjax.PointCloud(x, y)
 axes = Figure(figsize=(11, 3.4), layout="tight").subplots(1, 3)
 for ax, name, marginals in (
     (axes[0], "balanced", otjax.Balanced()),
-    (axes[1], "unbalanced, rho = 2", otjax.Unbalanced(2.0)),
+    (axes[1], "unbalanced, rho = 1", otjax.Unbalanced(1.0)),
 ):
     problem = otjax.EntropicProblem(geometry, epsilon=0.05, marginals=marginals)
     solution = otjax.solve(problem, tolerance=1e-3)
     plot.plan_lines(solution, x, y, ax=ax).set_title(name)
     moved = solution.marginals[1]
     print(f"{name}: {jnp.sum(moved[36:]) / jnp.sum(moved):.1%} of the mass goes to the outliers")
-plot.marginals(solution.T, ax=axes[2]).set_title("masses of the targets, rho = 2")
+plot.marginals(solution.T, ax=axes[2]).set_title("masses of the targets, rho = 1")
 axes[0].figure.savefig("outliers.png", dpi=80)
