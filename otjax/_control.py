@@ -1,6 +1,5 @@
 """Control flow that stays cheap under `jax.vmap`."""
 
-import functools as ft
 from collections.abc import Callable
 from typing import TypeVar
 
@@ -11,6 +10,8 @@ import jax.lax as lax
 import jax.numpy as jnp
 from jax.custom_batching import custom_vmap
 from jaxtyping import Array, Bool, PyTree
+
+from ._varying import as_constants, cond
 
 
 Out = TypeVar("Out", bound=PyTree[Array])
@@ -30,7 +31,7 @@ def cond_any(
         choose = lambda new, old: jnp.where(condition, new, old)
         return jax.tree.map(choose, costly(), otherwise)
 
-    return lax.cond(eqxi.unvmap_any(condition), chosen, lambda: otherwise)
+    return cond(eqxi.unvmap_any(condition), chosen, lambda: otherwise)
 
 
 def in_turn(function: Callable[..., Out], *args: PyTree) -> Callable[[], Out]:
@@ -42,6 +43,7 @@ def in_turn(function: Callable[..., Out], *args: PyTree) -> Callable[[], Out]:
     for its own number of steps. Accelerators take the batch as a whole. The function may close
     over nothing that is batched, and is not differentiated.
     """
+    args, restore = as_constants(args)
     arrays, static = eqx.partition(args, eqx.is_array)
 
     @custom_vmap
@@ -58,4 +60,4 @@ def in_turn(function: Callable[..., Out], *args: PyTree) -> Callable[[], Out]:
         )
         return out, jax.tree.map(lambda _: True, out)
 
-    return ft.partial(call, arrays)
+    return lambda: restore(call(arrays))

@@ -17,6 +17,7 @@ from ._problem import EntropicProblem, PreparedProblem
 from ._results import RESULTS
 from ._solution import Stats
 from ._solver import AbstractSolver, Adaptive, NoAnnealing, Sinkhorn
+from ._varying import error_if
 
 
 # Epsilon starts at so many times the gap, within limits, as a fraction of the mean cost; that is
@@ -108,7 +109,7 @@ def solve_exact(
     solution = _solve_exact(problem, gap, solver, jnp.asarray(max_stages, jnp.int32))
     if throw:
         failed = solution.result != RESULTS.successful
-        solution = solution.result.error_if(solution, failed)
+        solution = error_if(solution, solution.result, failed)
     return solution
 
 

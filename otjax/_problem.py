@@ -9,6 +9,7 @@ from ._arrays import float_array, float_scalar, known_number, positive_number
 from ._geometry import AbstractGeometry
 from ._marginals import AbstractMarginal, Balanced, Unbalanced
 from ._results import RESULTS
+from ._varying import alike
 
 
 class Relative(eqx.Module):
@@ -176,7 +177,8 @@ class EntropicProblem(eqx.Module):
             (finite, RESULTS.nonfinite_input),
         ):
             result = RESULTS.where(valid, result, otherwise)
-        return PreparedProblem(geometry, a, b, epsilon, (side_a, side_b), mean, least), result
+        prepared = PreparedProblem(geometry, a, b, epsilon, (side_a, side_b), mean, least)
+        return alike(prepared), result
 
 
 def _constraint(side: AbstractMarginal) -> AbstractMarginal:

@@ -13,6 +13,7 @@ from ._reduction import is_allowed
 from ._results import RESULTS
 from ._solution import Solution, Stats
 from ._solver import AbstractSolver, chosen_solver, Potentials, size_of
+from ._varying import error_if
 
 
 def solve(
@@ -69,7 +70,7 @@ def solve(
     )
     if throw:
         failed = solution.result != RESULTS.successful
-        solution = solution.result.error_if(solution, failed)
+        solution = error_if(solution, solution.result, failed)
     return solution
 
 

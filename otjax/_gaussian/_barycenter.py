@@ -9,6 +9,7 @@ from jaxtyping import Array, ArrayLike, Float, Int
 
 from .._arrays import count, float_array, optional_positive_number
 from .._results import RESULTS
+from .._varying import error_if, while_loop
 from ._arguments import gaussian, valid_gaussian
 from ._spectral import product, riccati, square_root
 
@@ -75,7 +76,7 @@ def gaussian_barycenter(
     tolerance = tolerance.astype(means.dtype)
     found = _gaussian_barycenter(means, covs, weights, tolerance, count(max_steps, "max_steps"))
     if throw:
-        found = found.result.error_if(found, found.result != RESULTS.successful)
+        found = error_if(found, found.result, found.result != RESULTS.successful)
     return found
 
 
@@ -131,7 +132,7 @@ def _iterate(
     start = jnp.sum(weights[:, None, None] * roots, axis=0)
     unfinished = lambda state: (state[2] > tolerance) & (state[1] < max_steps)
     far = jnp.full_like(tolerance, jnp.inf)
-    return lax.while_loop(unfinished, step, (start, jnp.zeros((), jnp.int32), far))
+    return while_loop(unfinished, step, (start, jnp.zeros((), jnp.int32), far))
 
 
 @jax.custom_jvp
