@@ -11,6 +11,7 @@ import lineax as lx
 from jaxtyping import Array, Bool, Float
 
 from ._dual import linear_cost, mean_cost, transport_plan
+from ._mesh import on_any_mesh
 from ._operators import RankOne, TransportPlan
 from ._problem import PreparedProblem
 from ._results import is_invalid, RESULTS
@@ -148,6 +149,7 @@ def certify(solution: Solution) -> Certificate:
 
 
 @eqx.filter_jit
+@on_any_mesh
 def _certify(
     prepared: PreparedProblem, f: Float[Array, " n"], g: Float[Array, " m"], result: RESULTS
 ) -> Certificate:

@@ -11,6 +11,7 @@ import jax.numpy as jnp
 from jax.custom_batching import custom_vmap
 from jaxtyping import Array, Bool, PyTree
 
+from ._mesh import on_their_devices
 from ._varying import as_constants, cond
 
 
@@ -52,12 +53,14 @@ def in_turn(function: Callable[..., Out], *args: PyTree) -> Callable[[], Out]:
 
     @call.def_vmap
     def _(axis_size, in_batched, arrays):
-        batched, shared = eqx.partition(arrays, in_batched[0])
-        out = lax.platform_dependent(
-            batched,
-            cpu=lambda batched: lax.map(lambda one: call(eqx.combine(one, shared)), batched),
-            default=jax.vmap(lambda one: function(*eqx.combine(one, shared, static))),
-        )
+        def members(batched, shared):
+            return lax.platform_dependent(
+                batched,
+                cpu=lambda batched: lax.map(lambda one: call(eqx.combine(one, shared)), batched),
+                default=jax.vmap(lambda one: function(*eqx.combine(one, shared, static))),
+            )
+
+        out = on_their_devices(members, *eqx.partition(arrays, in_batched[0]))
         return out, jax.tree.map(lambda _: True, out)
 
     return lambda: restore(call(arrays))

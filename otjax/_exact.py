@@ -13,6 +13,7 @@ from ._certificate import feasible_potentials, relative_gap, RoundedPlan
 from ._control import in_turn
 from ._dual import marginal_error, transport_plan
 from ._geometry import AbstractGeometry
+from ._mesh import on_any_mesh
 from ._problem import EntropicProblem, PreparedProblem
 from ._results import RESULTS
 from ._solution import Stats
@@ -114,6 +115,7 @@ def solve_exact(
 
 
 @eqx.filter_jit
+@on_any_mesh
 def _solve_exact(
     problem: EntropicProblem,
     gap: Float[Array, ""],

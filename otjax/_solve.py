@@ -8,6 +8,7 @@ from ._adjoint import AbstractAdjoint, envelope, ImplicitAdjoint
 from ._arrays import constant, count, float_array
 from ._control import in_turn
 from ._dual import centre, marginal_error
+from ._mesh import on_any_mesh
 from ._problem import EntropicProblem
 from ._reduction import is_allowed
 from ._results import RESULTS
@@ -75,6 +76,7 @@ def solve(
 
 
 @eqx.filter_jit
+@on_any_mesh
 def _solve(
     problem: EntropicProblem,
     solver: AbstractSolver,

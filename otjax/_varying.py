@@ -129,4 +129,5 @@ def _vary(tree: Tree, axes: tuple[str, ...]) -> Tree:
 
 
 def _varies_over(kind: jax.core.ShapedArray | jax.ShapeDtypeStruct) -> frozenset[str]:
-    return kind.manual_axis_type.varying
+    manual = kind.manual_axis_type
+    return frozenset() if manual is None else manual.varying

@@ -10,6 +10,7 @@ from ._divergence import nan_unless_valid
 from ._exact import ExactSolution, solve_exact
 from ._geometry import PointCloud
 from ._ground_cost import Euclidean, PNorm, SqEuclidean
+from ._mesh import on_any_mesh
 
 
 @overload
@@ -38,6 +39,7 @@ def wasserstein(
 ) -> tuple[Float[Array, ""], ExactSolution]: ...
 
 
+@on_any_mesh
 def wasserstein(
     x: ArrayLike,
     y: ArrayLike,
