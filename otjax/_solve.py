@@ -1,20 +1,24 @@
 """The door: a problem and a solver in, a solution out."""
 
 import equinox as eqx
+import jax
 import jax.numpy as jnp
-from jaxtyping import Array, ArrayLike, Int
+from jaxtyping import Array, ArrayLike, Float, Int
 
 from ._adjoint import AbstractAdjoint, envelope, ImplicitAdjoint
-from ._arrays import constant, count, float_array
+from ._arrays import constant, count, float_array, needs_precision
 from ._control import in_turn
-from ._dual import centre, marginal_error
+from ._dual import centre, excess_mass, left_out, marginal_error
+from ._memory import check_memory
 from ._mesh import on_any_mesh
-from ._problem import EntropicProblem
+from ._problem import EntropicProblem, PreparedProblem
 from ._reduction import is_allowed
-from ._results import RESULTS
+from ._results import is_invalid, raise_unless_successful, RESULTS
+from ._slack import with_slack
 from ._solution import Solution, Stats
 from ._solver import AbstractSolver, chosen_solver, Potentials, size_of
-from ._varying import error_if
+from ._unit import times_unit
+from ._vertex import lacks_room
 
 
 def solve(
@@ -48,14 +52,17 @@ def solve(
 
     **Returns:** a `Solution`.
 
-    **Raises:** `ValueError` for arguments of the wrong kind; a `RuntimeError` that says what to
-    change if the solve fails and `throw` is true.
+    **Raises:** `ValueError` for arguments of the wrong kind, and for a problem that cannot fit the
+    memory of the device; a `RuntimeError` that says what to change if the solve fails and `throw`
+    is true.
     """
     if not isinstance(problem, EntropicProblem):
         raise ValueError(
             f"`problem` must be an `EntropicProblem`, got {type(problem).__name__}; pass "
             "`otjax.EntropicProblem(otjax.PointCloud(x, y))`."
         )
+    needs_precision(problem.geometry.dtype, "`problem`")
+    check_memory(problem)
     solver = chosen_solver(solver, tolerance, problem.geometry.dtype)
     adjoint = ImplicitAdjoint() if adjoint is None else adjoint
     if not isinstance(adjoint, AbstractAdjoint):
@@ -70,9 +77,20 @@ def solve(
         None if max_steps is None else count(max_steps, "max_steps"),
     )
     if throw:
-        failed = solution.result != RESULTS.successful
-        solution = error_if(solution, solution.result, failed)
+        solution = raise_unless_successful(solution, solution.result, lambda: _numbers_of(solution))
     return solution
+
+
+def _numbers_of(solution: Solution) -> str:
+    """What a failed solve came to."""
+    if is_invalid(solution.result):
+        return ""
+    stats = solution.stats
+    return (
+        f"(It made {int(stats.num_steps)} steps in {solution.value.dtype}, and left a marginal "
+        f"error of {float(stats.marginal_error):.2g} at an `epsilon` of "
+        f"{float(solution.problem.epsilon):.4g}.)"
+    )
 
 
 @eqx.filter_jit
@@ -84,23 +102,60 @@ def _solve(
     adjoint: AbstractAdjoint,
     max_steps: Int[Array, ""] | None,
 ) -> Solution:
-    prepared, validity = problem.prepare()
+    given, validity = problem.prepare()
+    # Mass that may be left is that of one more point on each side.
+    prepared, slack_validity = with_slack(problem, given)
+    if prepared is not given and init is not None:
+        init = jnp.pad(init[0], (0, 1)), jnp.pad(init[1], (0, 1))
     # Nothing is differentiated through the iterations of a solver.
+    # In the problem's unit, and back at the end.
+    unit = prepared.unit
     fixed = constant(prepared)
-    outcome = in_turn(type(solver).run, solver, fixed, constant(init), max_steps)()
+    init = jax.tree.map(lambda potential: potential / fixed.unit, constant(init))
+    outcome = in_turn(type(solver).run, solver, fixed, init, max_steps)()
     # The problem's own, or the least that is resolved; then there is nothing to differentiate.
     epsilon = jnp.where(outcome.epsilon > fixed.epsilon, outcome.epsilon, prepared.epsilon)
     prepared = prepared.at(epsilon)
-    error = marginal_error(fixed.at(outcome.epsilon), outcome.f, outcome.g, outcome.marginals)
+    fixed = fixed.at(outcome.epsilon)
+    error = marginal_error(fixed, outcome.f, outcome.g, outcome.marginals)
     # Centred first, so that second derivatives of the value see the potentials that users see.
-    f, g = centre(prepared, *adjoint.attach(prepared, outcome.f, outcome.g))
-    value = envelope(prepared, f, g, jnp.sum(outcome.marginals[0]))
+    potentials = times_unit(_attach, unit, adjoint, prepared, outcome.f, outcome.g)
+    f, g = (potential / unit for potential in potentials)
+    excess = excess_mass(fixed, outcome.f, outcome.g, jnp.sum(outcome.marginals[0]))
+    value = times_unit(_optimum, unit, prepared, f, g, excess)
     # Potentials of the size of a forbidden cost are those of points that have no other pair.
     blocked = ~is_allowed(4 * size_of(outcome.f, outcome.g))
+    failed = outcome.result != RESULTS.successful
+    blocked |= lacks_room(problem.geometry, fixed, outcome.f, outcome.g, failed)
     result = RESULTS.where(blocked, RESULTS.infeasible, outcome.result)
+    # One that is known is not compared: that would be a computation of its own, on no mesh.
+    if slack_validity is not RESULTS.successful:
+        result = RESULTS.where(slack_validity == RESULTS.successful, result, slack_validity)
     result = RESULTS.where(validity == RESULTS.successful, result, validity)
     stats = Stats(outcome.num_steps, error)
-    return Solution(problem.at(epsilon), prepared, (f, g), value, result, stats)
+    # Without the points of what is left.
+    n, m = problem.geometry.shape
+    potentials = potentials[0][:n], potentials[1][:m]
+    given = given.at(epsilon)
+    return Solution(problem.at(unit * epsilon), given, potentials, value, result, stats)
+
+
+def _attach(
+    adjoint: AbstractAdjoint,
+    problem: PreparedProblem,
+    f: Float[Array, " n"],
+    g: Float[Array, " m"],
+) -> Potentials:
+    return centre(problem, *adjoint.attach(problem, f, g))
+
+
+def _optimum(
+    problem: PreparedProblem,
+    f: Float[Array, " n"],
+    g: Float[Array, " m"],
+    excess: Float[Array, ""],
+) -> Float[Array, ""]:
+    return envelope(problem, f, g, excess) + left_out(problem)
 
 
 def _checked_init(

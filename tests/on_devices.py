@@ -113,27 +113,26 @@ def training():
     xs, ys = (jnp.stack([v + 0.1 * k for k in range(DEVICES)]) for v in (x, y * 2))
     matrix = jnp.asarray([[1.0, 0.2], [0.1, 0.9]])
 
-    def losses(solver):
-        divergence = lambda x, y: otjax.sinkhorn_divergence(x, y, solver=solver)
-        exact = lambda x, y: (
-            otjax.wasserstein(x, y) + otjax.sliced_wasserstein(x, y, key=jax.random.key(0))
-        )
-        return divergence if solver is not None else exact
+    divergence = lambda solver: lambda x, y: otjax.sinkhorn_divergence(x, y, solver=solver)
+    exact = lambda x, y: (
+        otjax.wasserstein(x, y) + otjax.sliced_wasserstein(x, y, key=jax.random.key(0))
+    )
+    solvers = (otjax.Sinkhorn(), otjax.Adaptive(), otjax.LBFGS())
+    for loss in (exact, *map(divergence, solvers)):
+        close(*_steps(loss, mesh, matrix, xs, ys), tolerance=1e-6)
 
-    for solver in (None, otjax.Sinkhorn(), otjax.Adaptive(), otjax.LBFGS()):
-        mean = lambda matrix, xs, ys: jnp.mean(jax.vmap(losses(solver))(xs @ matrix, ys))
 
-        def on_mesh(matrix, xs, ys):
-            # The gradient of what all devices share is summed over them.
-            value, slope = jax.value_and_grad(mean)(matrix, xs, ys)
-            return jax.lax.pmean(value, "i"), slope / DEVICES
+def _steps(loss, mesh, matrix, xs, ys):
+    """Value and gradient of the mean loss, over devices and on one."""
+    mean = lambda matrix, xs, ys: jnp.mean(jax.vmap(loss)(xs @ matrix, ys))
 
-        step = jax.shard_map(
-            on_mesh, mesh=mesh, in_specs=(P(), P("i"), P("i")), out_specs=(P(), P())
-        )
-        close(
-            jax.jit(step)(matrix, xs, ys), jax.jit(jax.value_and_grad(mean))(matrix, xs, ys), 1e-6
-        )
+    def on_mesh(matrix, xs, ys):
+        # The gradient of what all devices share is summed over them.
+        value, slope = jax.value_and_grad(mean)(matrix, xs, ys)
+        return jax.lax.pmean(value, "i"), slope / DEVICES
+
+    step = jax.shard_map(on_mesh, mesh=mesh, in_specs=(P(), P("i"), P("i")), out_specs=(P(), P()))
+    return jax.jit(step)(matrix, xs, ys), jax.jit(jax.value_and_grad(mean))(matrix, xs, ys)
 
 
 if __name__ == "__main__":

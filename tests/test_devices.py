@@ -1,4 +1,4 @@
-"""Problems on several devices: eight of the host, in processes of their own; and any size at once."""
+"""Several devices, eight of the host in processes of their own; and programs for any size."""
 
 import os
 import subprocess

@@ -108,6 +108,29 @@ def test_flow_draws_a_mesh(run, tmp_path: Path):
         assert "unconverged=0" in end.stderr
 
 
+@pytest.mark.slow
+def test_photographs_exchange_their_colours(run, tmp_path: Path):
+    picture = tmp_path / "colors.png"
+    options = ["--every", "40", "--cells", "32", "--output", picture]
+    end = run("color_transfer.py", *options)
+    assert end.returncode == 0, end.stderr
+    assert is_png(picture)
+    assert "successful" in end.stdout
+
+
+@pytest.mark.slow
+def test_barycentres_and_cells_are_drawn(run, tmp_path: Path):
+    for script, options in (
+        ("barycenters.py", "--images 3 --digits 2 --times 2 --tolerance 1e-2"),
+        ("laguerre_cells.py", "--points 5 --steps 20 --pixels 20"),
+    ):
+        picture = tmp_path / f"{script}.png"
+        end = run(script, *options.split(), "--output", picture)
+        assert end.returncode == 0, end.stderr
+        assert is_png(picture)
+        assert "unconverged=0" in end.stdout or "error=" in end.stdout
+
+
 @pytest.mark.parametrize(
     ("script", "options", "message"),
     [
@@ -123,7 +146,12 @@ def test_flow_draws_a_mesh(run, tmp_path: Path):
         ("point_cloud_flow.py", ["--obj", "file.obj"], "file.obj must hold two distinct vertices"),
         ("point_cloud_flow.py", ["--obj", "broken.obj"], "broken.obj cannot be read"),
         ("point_cloud_flow.py", ["--points", "1"], "--points must be at least 2"),
+        ("color_transfer.py", ["--every", "0"], "--every must be at least 1"),
+        ("color_transfer.py", ["--first", "nothing.jpg"], "must be china.jpg or flower.jpg"),
         ("point_cloud_flow.py", ["--epsilon", "0"], "--epsilon must be positive"),
+        ("barycenters.py", ["--epsilon", "0"], "--epsilon must be positive"),
+        ("barycenters.py", ["--images", "171"], "--images must be from 1 to 170"),
+        ("laguerre_cells.py", ["--points", "1"], "--points must be at least 2"),
     ],
 )
 def test_bad_options_exit_with_a_message(monkeypatch, capsys, tmp_path, script, options, message):

@@ -137,31 +137,34 @@ class Anderson(AbstractAcceleration):
         # An extrapolation that failed is forgotten with all that led to it.
         refused = best.refuses(point)
         slot = history.count % self.memory
-        weights = jnp.sqrt(absorbed.problem.b)
+        weights = jnp.sqrt(absorbed.problem.b) / absorbed.problem.epsilon
         images = history.images.at[slot].set(point.image)
         residuals = history.residuals.at[slot].set((point.image - point.g) * weights)
         count = jnp.where(refused, 0, history.count + 1)
-        g = jnp.where(refused, best.image, self._combine(images, residuals, count))
+        g = jnp.where(refused, best.image, self.combine(images, residuals, count))
         return g, _Memory(images, residuals, count)
 
-    def _combine(
+    def combine(
         self,
         images: Float[Array, "memory m"],
         residuals: Float[Array, "memory m"],
         count: Int[Array, ""],
     ) -> Float[Array, " m"]:
         """The images combined as makes their residuals least, with coefficients of sum one."""
-        used = jnp.arange(self.memory, dtype=jnp.int32) < count
+        slots = jnp.arange(self.memory, dtype=jnp.int32)
+        used = (slots < count).astype(images.dtype)
         gram = jnp.matmul(residuals, residuals.T, precision=lax.Precision.HIGHEST)
-        gram = jnp.where(used[:, None] & used[None, :], gram, 0)
-        eps = jnp.finfo(gram.dtype).eps
-        ridge = 8 * eps * jnp.trace(gram) + jnp.finfo(gram.dtype).tiny
-        gram = gram + jnp.diag(jnp.where(used, ridge, 1))
-        factor = lax.linalg.cholesky(gram, symmetrize_input=False)
-        solve = lambda rhs, transposed: lax.linalg.triangular_solve(
-            factor, rhs, left_side=True, lower=True, transpose_a=transposed
-        )
-        ones = used.astype(gram.dtype)[:, None]
-        solved = solve(solve(ones, False), True)[:, 0]
+        gram *= used[:, None] * used[None, :]
+        diagonal = slots[:, None] == slots[None, :]
+        trace = jnp.sum(jnp.where(diagonal, gram, 0))
+        ridge = 8 * jnp.finfo(gram.dtype).eps * trace + jnp.finfo(gram.dtype).tiny
+        gram += jnp.where(diagonal, ridge + (1 - used), 0)
+        # By elimination: a library's solve is a call of its own in each step, and to be loaded.
+        both = jnp.append(gram, used[:, None], axis=1)
+        for pivot in range(self.memory):
+            row = both[pivot] / jnp.maximum(both[pivot, pivot], ridge)
+            column = both[:, pivot] - (slots == pivot).astype(both.dtype)
+            both -= column[:, None] * row[None, :]
+        solved = both[:, -1]
         coefficients = solved / jnp.where(count > 0, jnp.sum(solved), 1)
         return jnp.matmul(coefficients, images, precision=lax.Precision.HIGHEST)

@@ -10,7 +10,7 @@ import jax.numpy as jnp
 from jaxtyping import Array, Bool, Float, Int, PyTree
 
 from .._control import cond_any
-from .._dual import centre, marginal_error, transport_plan
+from .._dual import marginal_error, translation, transport_plan
 from .._problem import PreparedProblem
 from .._results import RESULTS
 from ._absorbed import Absorbed, AbstractStep, DRIFT
@@ -25,7 +25,7 @@ from ._base import (
     size_of,
     tolerance_or_default,
 )
-from ._ending import Ending, move_after
+from ._ending import Ending, move_after, verdict
 from ._start import start
 
 
@@ -108,8 +108,7 @@ class AbstractAbsorbedSolver(AbstractSolver):
         )
         following = ft.partial(self._round, problem, limit)
         end = lax.while_loop(lambda state: ~state.done, following, begin)
-        f, g = centre(problem, end.f, end.g)
-        return Outcome(f, g, end.epsilon, end.marginals, end.num_steps, end.result)
+        return Outcome(end.f, end.g, end.epsilon, end.marginals, end.num_steps, end.result)
 
     def _round(self, problem: PreparedProblem, limit: Int[Array, ""], state: _Round) -> _Round:
         """Makes the plan at the current potentials, looks at it, and iterates with it."""
@@ -126,6 +125,11 @@ class AbstractAbsorbedSolver(AbstractSolver):
         finite = jnp.isfinite(size)
         f, g = jnp.where(finite, f, state.f), jnp.where(finite, g, state.g)
         num_steps = state.num_steps + state.by_log.astype(jnp.int32)
+        # Before a look that may be the last, that the error is that of the potentials which are
+        # returned, rounding included; not on the way, for the history is of potentials as they are.
+        last_look = (state.ending == Ending.REACHED) | state.look | (num_steps >= limit)
+        shift = jnp.where(last_look, translation(current, f, g), 0)
+        f, g = f + shift, g - shift
         absorbed = Absorbed(current, f, g, transport_plan(current, f, g))
         row, column = absorbed.plan.density.mv(problem.b), absorbed.plan.density.T.mv(problem.a)
         marginals = problem.a * row, problem.b * column
@@ -134,12 +138,21 @@ class AbstractAbsorbedSolver(AbstractSolver):
         tolerance = annealing.tolerance(
             epsilon, problem.epsilon, tolerance_or_default(self.tolerance, floor)
         )
+        # A stage asks for no more than rounding allows.
+        tolerance = jnp.where(
+            epsilon > problem.epsilon, jnp.maximum(tolerance, 4 * floor), tolerance
+        )
 
         settled = _settled(problem.a, row, current.marginals[0].share(f), tolerance)
         settled &= _settled(problem.b, column, current.marginals[1].share(g), tolerance)
         # What this look tells; -1 is that there is something to do with this plan.
         seen = jnp.asarray(-1, jnp.int32)
         for holds, ending in (
+            # What an iteration sees as reached below what rounding allows, no look confirms.
+            (
+                at_end & (state.ending == Ending.REACHED) & (tolerance < floor) & (error < floor),
+                Ending.STALLED,
+            ),
             (~_in_range(row, column), Ending.OUT_OF_RANGE),
             (~step.fits(problem, row, column, floor), Ending.UNFIT),
             (at_end & (num_steps >= limit), Ending.EXHAUSTED),
@@ -179,7 +192,7 @@ class AbstractAbsorbedSolver(AbstractSolver):
             num_steps=inner.num_steps,
             ending=ending,
             done=ends_now,
-            result=_verdict(ending, resolved=epsilon <= problem.epsilon),
+            result=verdict(ending, resolved=epsilon <= problem.epsilon),
         )
 
 
@@ -259,19 +272,6 @@ class _Iteration:
         ):
             ending = jnp.where(holds, reason, ending)
         return ending
-
-
-def _verdict(ending: Int[Array, ""], resolved: Bool[Array, ""]) -> RESULTS:
-    """The result of a solve that ends with this round."""
-    result = RESULTS.max_steps_reached
-    for reason, member in (
-        (Ending.STALLED, RESULTS.stagnated),
-        (Ending.CONFIRMED, RESULTS.successful),
-    ):
-        result = RESULTS.where(ending == reason, member, result)
-    result = RESULTS.where(resolved, result, RESULTS.unresolved_epsilon)
-    result = RESULTS.where(ending == Ending.NOT_FINITE, RESULTS.nonfinite, result)
-    return RESULTS.where(ending == Ending.UNFIT, RESULTS.not_symmetric, result)
 
 
 def _settled(
