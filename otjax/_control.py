@@ -1,6 +1,5 @@
 """Control flow that stays cheap under `jax.vmap`."""
 
-import functools as ft
 from collections.abc import Callable
 from typing import TypeVar
 
@@ -11,6 +10,9 @@ import jax.lax as lax
 import jax.numpy as jnp
 from jax.custom_batching import custom_vmap
 from jaxtyping import Array, Bool, PyTree
+
+from ._mesh import on_their_devices
+from ._varying import as_constants, cond
 
 
 Out = TypeVar("Out", bound=PyTree[Array])
@@ -30,7 +32,7 @@ def cond_any(
         choose = lambda new, old: jnp.where(condition, new, old)
         return jax.tree.map(choose, costly(), otherwise)
 
-    return lax.cond(eqxi.unvmap_any(condition), chosen, lambda: otherwise)
+    return cond(eqxi.unvmap_any(condition), chosen, lambda: otherwise)
 
 
 def in_turn(function: Callable[..., Out], *args: PyTree) -> Callable[[], Out]:
@@ -42,6 +44,7 @@ def in_turn(function: Callable[..., Out], *args: PyTree) -> Callable[[], Out]:
     for its own number of steps. Accelerators take the batch as a whole. The function may close
     over nothing that is batched, and is not differentiated.
     """
+    args, restore = as_constants(args)
     arrays, static = eqx.partition(args, eqx.is_array)
 
     @custom_vmap
@@ -50,12 +53,14 @@ def in_turn(function: Callable[..., Out], *args: PyTree) -> Callable[[], Out]:
 
     @call.def_vmap
     def _(axis_size, in_batched, arrays):
-        batched, shared = eqx.partition(arrays, in_batched[0])
-        out = lax.platform_dependent(
-            batched,
-            cpu=lambda batched: lax.map(lambda one: call(eqx.combine(one, shared)), batched),
-            default=jax.vmap(lambda one: function(*eqx.combine(one, shared, static))),
-        )
+        def members(batched, shared):
+            return lax.platform_dependent(
+                batched,
+                cpu=lambda batched: lax.map(lambda one: call(eqx.combine(one, shared)), batched),
+                default=jax.vmap(lambda one: function(*eqx.combine(one, shared, static))),
+            )
+
+        out = on_their_devices(members, *eqx.partition(arrays, in_batched[0]))
         return out, jax.tree.map(lambda _: True, out)
 
-    return ft.partial(call, arrays)
+    return lambda: restore(call(arrays))
