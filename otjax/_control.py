@@ -2,7 +2,7 @@
 
 import functools as ft
 from collections.abc import Callable
-from typing import TypeVar
+from typing import NamedTuple, Protocol, TypeVar
 
 import equinox as eqx
 import equinox.internal as eqxi
@@ -14,6 +14,28 @@ from jaxtyping import Array, Bool, PyTree
 
 
 Out = TypeVar("Out", bound=PyTree[Array])
+
+
+class Way(NamedTuple):
+    """How a platform computes a whole batch."""
+
+    platform: str
+    compute: Callable[[tuple[PyTree, ...]], PyTree[Array]]
+
+
+class AtOnce(Protocol):
+    """Finds a way to compute a function for a batch of arguments: for its size, the arguments, and
+    for each array whether it has a first axis for the batch; or `None`."""
+
+    def __call__(
+        self, size: int, args: tuple[PyTree, ...], batched: PyTree[bool]
+    ) -> Way | None: ...
+
+
+def launches_cost() -> bool:
+    """Whether JAX computes on a device where each operation waits for its launch, so that few
+    operations are worth more than little work; not a CPU."""
+    return jax.default_backend() != "cpu"
 
 
 def cond_any(
@@ -33,14 +55,16 @@ def cond_any(
     return lax.cond(eqxi.unvmap_any(condition), chosen, lambda: otherwise)
 
 
-def in_turn(function: Callable[..., Out], *args: PyTree) -> Callable[[], Out]:
+def in_turn(
+    function: Callable[..., Out], *args: PyTree, at_once: AtOnce | None = None
+) -> Callable[[], Out]:
     """The call `function(*args)`, to be made, of which a CPU computes a batch one member after
     another.
 
     A loop over a whole batch goes on until its last member is done and moves every member through
     memory in each step; on a CPU it is faster to take the members one by one, each in cache and
-    for its own number of steps. Accelerators take the batch as a whole. The function may close
-    over nothing that is batched, and is not differentiated.
+    for its own number of steps. Accelerators take the batch as a whole, or have a way of their own,
+    `at_once`. The function may close over nothing that is batched, and is not differentiated.
     """
     arrays, static = eqx.partition(args, eqx.is_array)
 
@@ -51,11 +75,16 @@ def in_turn(function: Callable[..., Out], *args: PyTree) -> Callable[[], Out]:
     @call.def_vmap
     def _(axis_size, in_batched, arrays):
         batched, shared = eqx.partition(arrays, in_batched[0])
-        out = lax.platform_dependent(
-            batched,
-            cpu=lambda batched: lax.map(lambda one: call(eqx.combine(one, shared)), batched),
-            default=jax.vmap(lambda one: function(*eqx.combine(one, shared, static))),
-        )
+        ways = {
+            "cpu": lambda batched: lax.map(lambda one: call(eqx.combine(one, shared)), batched),
+            "default": jax.vmap(lambda one: function(*eqx.combine(one, shared, static))),
+        }
+        way = None
+        if at_once is not None:
+            way = at_once(axis_size, eqx.combine(arrays, static), in_batched[0])
+        if way is not None:
+            ways[way.platform] = lambda batched: way.compute(eqx.combine(batched, shared, static))
+        out = lax.platform_dependent(batched, **ways)
         return out, jax.tree.map(lambda _: True, out)
 
     return ft.partial(call, arrays)

@@ -11,6 +11,7 @@ from ._dual import centre, marginal_error
 from ._problem import EntropicProblem
 from ._reduction import is_allowed
 from ._results import RESULTS
+from ._small import solves_at_once
 from ._solution import Solution, Stats
 from ._solver import AbstractSolver, chosen_solver, Potentials, size_of
 
@@ -84,7 +85,9 @@ def _solve(
     prepared, validity = problem.prepare()
     # Nothing is differentiated through the iterations of a solver.
     fixed = constant(prepared)
-    outcome = in_turn(type(solver).run, solver, fixed, constant(init), max_steps)()
+    outcome = in_turn(
+        type(solver).run, solver, fixed, constant(init), max_steps, at_once=solves_at_once
+    )()
     # The problem's own, or the least that is resolved; then there is nothing to differentiate.
     epsilon = jnp.where(outcome.epsilon > fixed.epsilon, outcome.epsilon, prepared.epsilon)
     prepared = prepared.at(epsilon)

@@ -123,13 +123,13 @@ class TransposedCostMatrix(AbstractGeometry):
             cost, h = rows
             return -softmin_rows(cost.T, h, epsilon) / epsilon
 
+        def of_blocks(block: int, rows: tuple[Array, Array]) -> Array:
+            if block >= cost.shape[0]:
+                return of_columns(rows)
+            return jax.nn.logsumexp(fold_rows(of_columns, rows, block), axis=0)
+
         cost = self.original.matrix
-        blocks = by_platform(
-            lambda block, rows: jax.nn.logsumexp(fold_rows(of_columns, rows, block), axis=0),
-            cost.shape,
-            (cost, h),
-        )
-        return -epsilon * blocks
+        return -epsilon * by_platform(of_blocks, cost.shape, (cost, h))
 
     def plan(
         self,

@@ -287,6 +287,6 @@ def _settled(
 
 def _in_range(row: Float[Array, " n"], column: Float[Array, " m"]) -> Bool[Array, ""]:
     """Whether sums of a plan are such that their logarithms can be trusted."""
-    sums = jnp.concatenate([row, column])
-    least = jnp.sqrt(jnp.finfo(sums.dtype).tiny)
-    return ~jnp.any(~((sums > least) & (sums < jnp.inf)))
+    least = jnp.sqrt(jnp.finfo(row.dtype).tiny)
+    off = lambda sums: jnp.any(~((sums > least) & (sums < jnp.inf)))
+    return ~(off(row) | off(column))
