@@ -5,6 +5,7 @@ import abc
 import equinox as eqx
 import jax.lax as lax
 import jax.numpy as jnp
+import numpy as np
 from jaxtyping import Array, ArrayLike, Bool, Float, Int, PyTree
 
 from .._arrays import known_number, positive_number
@@ -161,17 +162,17 @@ class Anderson(AbstractAcceleration):
         count: Int[Array, ""],
     ) -> Float[Array, " m"]:
         """The images combined as makes their residuals least, with coefficients of sum one."""
-        used = jnp.arange(self.memory, dtype=jnp.int32) < count
+        used = (jnp.arange(self.memory, dtype=jnp.int32) < count).astype(images.dtype)
         gram = jnp.matmul(residuals, residuals.T, precision=lax.Precision.HIGHEST)
-        gram = jnp.where(used[:, None] & used[None, :], gram, 0)
-        eps = jnp.finfo(gram.dtype).eps
-        ridge = 8 * eps * jnp.trace(gram) + jnp.finfo(gram.dtype).tiny
-        gram = gram + jnp.diag(jnp.where(used, ridge, 1))
-        factor = lax.linalg.cholesky(gram, symmetrize_input=False)
-        solve = lambda rhs, transposed: lax.linalg.triangular_solve(
-            factor, rhs, left_side=True, lower=True, transpose_a=transposed
-        )
-        ones = used.astype(gram.dtype)[:, None]
-        solved = solve(solve(ones, False), True)[:, 0]
+        gram *= used[:, None] * used[None, :]
+        identity = np.eye(self.memory, dtype=bool)
+        trace = jnp.sum(jnp.where(identity, gram, 0))
+        ridge = 8 * jnp.finfo(gram.dtype).eps * trace + jnp.finfo(gram.dtype).tiny
+        both = jnp.append(gram + jnp.where(identity, ridge + 1 - used, 0), used[:, None], axis=1)
+        # By elimination: a library's solve is a call of its own in each step, and to be loaded.
+        for pivot in range(self.memory):
+            row = both[pivot] / both[pivot, pivot]
+            both -= (both[:, pivot] - identity[pivot])[:, None] * row[None, :]
+        solved = both[:, -1]
         coefficients = solved / jnp.where(count > 0, jnp.sum(solved), 1)
         return jnp.matmul(coefficients, images, precision=lax.Precision.HIGHEST)

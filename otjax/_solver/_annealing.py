@@ -61,13 +61,15 @@ class GeometricAnnealing(AbstractAnnealing):
     stage_tolerance: Float[Array, ""]
 
     def __init__(
-        self, *, start: ArrayLike = 0.05, factor: ArrayLike = 0.3, stage_tolerance: ArrayLike = 0.1
+        self, *, start: ArrayLike = 0.05, factor: ArrayLike = 0.2, stage_tolerance: ArrayLike = 0.02
     ):
         """**Arguments:**
 
         - `start`: the first epsilon, as a fraction of the mean cost above the least.
         - `factor`: what epsilon is multiplied by, between 0 and 1.
-        - `stage_tolerance`: the marginal error at which an intermediate epsilon is left.
+        - `stage_tolerance`: the marginal error at which an intermediate epsilon is left: less than
+            the mass of a cluster of points. What clusters have too much or too little moves at a
+            constant pace, the slower the smaller epsilon.
         """
         self.start = positive_number(start, "start")
         self.factor = positive_number(factor, "factor")
