@@ -2,7 +2,7 @@
 
 import functools as ft
 from collections.abc import Callable
-from typing import NamedTuple, Protocol, TypeVar
+from typing import NamedTuple, TypeAlias, TypeVar
 
 import equinox as eqx
 import equinox.internal as eqxi
@@ -23,13 +23,9 @@ class Way(NamedTuple):
     compute: Callable[[tuple[PyTree, ...]], PyTree[Array]]
 
 
-class AtOnce(Protocol):
-    """Finds a way to compute a function for a batch of arguments: for its size, the arguments, and
-    for each array whether it has a first axis for the batch; or `None`."""
-
-    def __call__(
-        self, size: int, args: tuple[PyTree, ...], batched: PyTree[bool]
-    ) -> Way | None: ...
+# Finds a way to compute a function for a batch of its arguments, from the size of the batch, the
+# arguments, and for each array whether the batch is its first axis; or none.
+AtOnce: TypeAlias = Callable[[int, tuple[PyTree, ...], PyTree], Way | None]
 
 
 def launches_cost() -> bool:

@@ -30,10 +30,7 @@ class Machine(NamedTuple):
 
 def _machine() -> Machine | None:
     """The one that JAX computes on, if kernels run there."""
-    is_nvidia = (
-        jax.default_backend() == "gpu" and "nvidia" in jax.local_devices()[0].device_kind.lower()
-    )
-    return Machine("cuda", interpret=False) if is_nvidia else None
+    return Machine("cuda", interpret=False) if _pallas.run_here() else None
 
 
 def solves_at_once(

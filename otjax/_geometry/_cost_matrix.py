@@ -9,6 +9,7 @@ import jax.numpy as jnp
 from jaxtyping import Array, ArrayLike, Float
 
 from .._arrays import float_array
+from .._control import launches_cost
 from .._reduction import (
     by_platform,
     fold_rows,
@@ -82,7 +83,9 @@ def held(cost: Float[Array, "n m"], a: Float[Array, " n"], b: Float[Array, " m"]
     def of_columns(rows: tuple[Array, Array]) -> tuple[Array, Array]:
         cost, a = rows
         allowed = is_allowed(cost)
-        sums = _product(a, jnp.where(allowed, cost, 0))
+        kept = jnp.where(allowed, cost, 0)
+        # As a sum it is computed beside the minimum, in one pass that holds nothing.
+        sums = jnp.sum(a[:, None] * kept, axis=0) if launches_cost() else _product(a, kept)
         return sums, jnp.min(jnp.where(allowed, cost, jnp.inf), axis=0)
 
     def of_blocks(block: int, rows: tuple[Array, Array]) -> tuple[Array, Array]:
