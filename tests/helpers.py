@@ -7,6 +7,7 @@ tested with it.
 import dataclasses
 import functools as ft
 import importlib.util
+import inspect
 from collections.abc import Callable
 from typing import Any, ClassVar
 
@@ -102,12 +103,27 @@ MARGINALS: dict[str, Callable[[Any], Any]] = {
     "unbalanced second": lambda rho: (otjax.Balanced(), otjax.Unbalanced(rho)),
 }
 
-# Made with `COSTS[name]()`; the parameters are float64 arrays.
-COSTS: dict[str, Callable[[], Any]] = {
-    "squared euclidean": otjax.SqEuclidean,
-    "euclidean": otjax.Euclidean,
+
+def public_costs() -> dict[str, Callable[[], Any]]:
+    """The ground costs of the public list that can be made without arguments, by their names."""
+    public = {name: getattr(otjax, name) for name in dir(otjax)}
+    return {
+        name: cost
+        for name, cost in public.items()
+        if isinstance(cost, type)
+        and issubclass(cost, otjax.AbstractGroundCost)
+        and not inspect.isabstract(cost)
+        and all(
+            parameter.default is not parameter.empty
+            for parameter in inspect.signature(cost).parameters.values()
+        )
+    }
+
+
+# Made with `COSTS[name]()`; the parameters are float64 arrays. What is public needs no line here,
+# unless it must be given something.
+COSTS: dict[str, Callable[[], Any]] = public_costs() | {
     "p-norm": lambda: otjax.PNorm(1.5, power=1.2),
-    "cosine": otjax.Cosine,
     "callable": lambda: callable_cost,
     "learnable": lambda: Mahalanobis(jnp.array([[1.2, 0.3], [-0.4, 0.8]])),
 }
@@ -151,7 +167,7 @@ def make_problem(
     *,
     engine: str = "dense",
     marginals: str = "balanced",
-    cost: str = "squared euclidean",
+    cost: str = "SqEuclidean",
     epsilon: float = 0.3,
     rho: float = 0.7,
     zeros: bool = False,

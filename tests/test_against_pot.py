@@ -50,7 +50,7 @@ def test_semirelaxed_plan() -> None:
     np.testing.assert_allclose(solution.plan.as_matrix(), plan, atol=1e-7)
 
 
-@pytest.mark.parametrize("cost", ["squared euclidean", "euclidean", "p-norm", "cosine"])
+@pytest.mark.parametrize("cost", ["SqEuclidean", "Euclidean", "p-norm", "Cosine"])
 def test_small_epsilon_gives_the_linear_programme(cost: str) -> None:
     x, y = helpers.points()
     matrix = np.asarray(helpers.cost_matrix(x, y, helpers.COSTS[cost]()))

@@ -280,7 +280,7 @@ WRONG_STRUCTURE = {
     "x None": (lambda: otjax.PointCloud(None, Y), "`x`"),
     "x a string": (lambda: otjax.PointCloud("points", Y), "`x`"),
     "cost a class": (lambda: otjax.PointCloud(X, Y, cost=otjax.SqEuclidean), "`cost`"),
-    "cost a string": (lambda: otjax.PointCloud(X, Y, cost="euclidean"), "`cost`"),
+    "cost a string": (lambda: otjax.PointCloud(X, Y, cost="Euclidean"), "`cost`"),
     "cost None": (lambda: otjax.PointCloud(X, Y, cost=None), "`cost`"),
     "cost not a scalar": (lambda: otjax.PointCloud(X, Y, cost=lambda x, y: x - y), "`cost`"),
     "cost an integer": (lambda: otjax.PointCloud(X, Y, cost=lambda x, y: jnp.array(1)), "`cost`"),

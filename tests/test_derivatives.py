@@ -18,7 +18,7 @@ RELATIVE = {"value": 1e-6}
 OTHERS_RELATIVE = 1e-5
 
 
-def make_inputs(marginals: str = "balanced", cost: str = "squared euclidean", *, zeros=False):
+def make_inputs(marginals: str = "balanced", cost: str = "SqEuclidean", *, zeros=False):
     """Everything that defines a problem, and points to transport, as one tree of numbers."""
     totals = {"balanced": (1.2, 1.2), "unbalanced": (1.3, 0.8)}.get(marginals, (1.3, 1.0))
     new, _ = helpers.points(1, n=4)
@@ -138,13 +138,13 @@ def only(direction, leaf):
 @pytest.mark.parametrize(
     "engine, marginals, cost, names",
     [
-        ("dense", "balanced", "squared euclidean", ALL),
-        ("dense", "unbalanced first", "squared euclidean", ALL),
-        ("matrix", "unbalanced second", "squared euclidean", WITHOUT_POINTS),
-        ("streamed", "balanced", "squared euclidean", TWO),
+        ("dense", "balanced", "SqEuclidean", ALL),
+        ("dense", "unbalanced first", "SqEuclidean", ALL),
+        ("matrix", "unbalanced second", "SqEuclidean", WITHOUT_POINTS),
+        ("streamed", "balanced", "SqEuclidean", TWO),
         ("streamed", "unbalanced", "callable", WITH_MAPS),
         ("dense", "unbalanced second", "learnable", TWO),
-        *(("dense", "balanced", cost, TWO) for cost in COSTS if cost != "squared euclidean"),
+        *(("dense", "balanced", cost, TWO) for cost in COSTS if cost != "SqEuclidean"),
     ],
 )
 def test_gradients_match_central_differences(engine, marginals, cost, names):
@@ -195,12 +195,12 @@ def test_forward_mode_equals_reverse_mode(engine, marginals):
 @pytest.mark.parametrize(
     "engine, marginals, cost, name",
     [
-        ("dense", "balanced", "euclidean", "value"),
+        ("dense", "balanced", "Euclidean", "value"),
         ("dense", "unbalanced", "learnable", "value"),
-        ("dense", "unbalanced first", "squared euclidean", "value"),
-        ("streamed", "balanced", "squared euclidean", "value"),
+        ("dense", "unbalanced first", "SqEuclidean", "value"),
+        ("streamed", "balanced", "SqEuclidean", "value"),
         ("streamed", "unbalanced second", "callable", "value"),
-        ("dense", "balanced", "squared euclidean", "potentials"),
+        ("dense", "balanced", "SqEuclidean", "potentials"),
     ],
 )
 def test_hessian_vector_products_match_central_differences(engine, marginals, cost, name):
@@ -260,7 +260,7 @@ def test_hessians_of_all_modes_agree():
 @pytest.mark.parametrize("engine, marginals", [("dense", "balanced"), ("streamed", "unbalanced")])
 def test_gradients_of_a_batch_are_those_of_its_members(engine, marginals):
     def output(inputs):
-        outputs = scalars(inputs, engine, marginals, "squared euclidean", TWO)
+        outputs = scalars(inputs, engine, marginals, "SqEuclidean", TWO)
         return sum(outputs.values(), start=jnp.zeros(()))
 
     members = [make_inputs(marginals, zeros=zeros) for zeros in (False, True)]
@@ -279,9 +279,7 @@ def gradient_with(adjoint, inputs, marginals, name):
     def gradient(inputs, adjoint):
         def output(inputs):
             names = (name,)
-            return scalars(inputs, "dense", marginals, "squared euclidean", names, adjoint=adjoint)[
-                name
-            ]
+            return scalars(inputs, "dense", marginals, "SqEuclidean", names, adjoint=adjoint)[name]
 
         return jax.grad(output)(inputs)
 
@@ -306,7 +304,7 @@ def test_options_of_adjoints_are_not_ignored():
     @eqx.filter_jit
     def gradient(inputs, adjoint):
         def output(inputs):
-            return scalars(inputs, "dense", "balanced", "squared euclidean", TWO, adjoint=adjoint)[
+            return scalars(inputs, "dense", "balanced", "SqEuclidean", TWO, adjoint=adjoint)[
                 "potentials"
             ]
 

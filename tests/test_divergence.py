@@ -24,7 +24,7 @@ def _by_hand(x, y, a, b, epsilon, marginals, cost) -> jax.Array:
     return debiased + 0.5 * epsilon * (jnp.sum(a) - jnp.sum(b)) ** 2
 
 
-@pytest.mark.parametrize("cost", ["squared euclidean", "euclidean"])
+@pytest.mark.parametrize("cost", ["SqEuclidean", "Euclidean"])
 @pytest.mark.parametrize("marginals", ["balanced", "unbalanced"])
 def test_equals_three_solves(marginals: str, cost: str) -> None:
     x, y = helpers.points()

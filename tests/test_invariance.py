@@ -22,7 +22,7 @@ SEEDS = st.integers(0, 10_000)
 @ft.partial(jax.jit, static_argnames=("engine", "marginals", "cost"))
 def solve_points(
     x, y, a, b, epsilon=0.3, rho=0.7, *, engine="dense", marginals="balanced",
-    cost="squared euclidean",
+    cost="SqEuclidean",
 ):  # fmt: skip
     return outputs(ENGINES[engine](x, y, COSTS[cost]()), a, b, epsilon, rho, marginals)
 
@@ -120,7 +120,7 @@ def test_order_of_the_points(seed, marginals):
     )
 
 
-@pytest.mark.parametrize("cost", ["squared euclidean", "euclidean", "p-norm"])
+@pytest.mark.parametrize("cost", ["SqEuclidean", "Euclidean", "p-norm"])
 @hypothesis.given(seed=SEEDS, size=st.floats(-50, 50))
 def test_translation(cost, seed, size):
     x, y, a, b = data(seed)

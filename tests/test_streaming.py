@@ -11,7 +11,7 @@ import otjax
 
 
 SOLVER = otjax.Sinkhorn(tolerance=1e-12)
-CASES = [("squared euclidean", 3), ("squared euclidean", 10), ("euclidean", 10), ("callable", 3)]
+CASES = [("SqEuclidean", 3), ("SqEuclidean", 10), ("Euclidean", 10), ("callable", 3)]
 
 
 def _solve(x, y, a, b, epsilon, cost, engine) -> otjax.Solution:

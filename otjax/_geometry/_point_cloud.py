@@ -7,7 +7,6 @@ import jax.numpy as jnp
 from jaxtyping import Array, ArrayLike, Bool, Float
 
 from .._arrays import constant, float_array
-from .._control import cond_any
 from .._ground_cost import AbstractGroundCost, GroundCost, SqEuclidean
 from .._reduction import (
     AbstractEngine,
@@ -192,17 +191,13 @@ def _usable(
 
     A point of mass zero is put on the point of largest mass, wherever it was.
     """
-    alive = (masses > 0)[:, None]
-    limit = jnp.sqrt(jnp.finfo(points.dtype).max / (8 * points.shape[1]))
-    finite = jnp.all((jnp.abs(points) < limit) | ~alive)
-
-    def replaced() -> Float[Array, "n d"]:
-        heaviest = points[jnp.argmax(lax.stop_gradient(masses))]
-        moved = jnp.where(alive, points, lax.stop_gradient(heaviest)[None, :])
-        return jnp.where(finite, moved, 0)
-
-    # A branch, for XLA would choose between the points anew for each entry of the matrix.
-    return cond_any(~finite | ~jnp.all(alive), replaced, lambda: points), finite
+    alive = masses > 0
+    squares = jnp.sum(jnp.square(points), axis=1)
+    finite = jnp.all((squares < jnp.finfo(points.dtype).max / 8) | ~alive)
+    heaviest = lax.stop_gradient(points[jnp.argmax(masses)])
+    moved = jnp.where(finite, jnp.where(alive[:, None], points, heaviest[None, :]), 0)
+    # Apart from what follows: XLA would choose between the points anew for each entry of a matrix.
+    return lax.optimization_barrier(moved), finite
 
 
 def _closed(cost: GroundCost, x: Float[Array, "n d"], y: Float[Array, "m d"]) -> GroundCost:

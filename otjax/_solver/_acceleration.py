@@ -5,7 +5,6 @@ import abc
 import equinox as eqx
 import jax.lax as lax
 import jax.numpy as jnp
-import numpy as np
 from jaxtyping import Array, ArrayLike, Bool, Float, Int, PyTree
 
 from .._arrays import known_number, positive_number
@@ -162,17 +161,20 @@ class Anderson(AbstractAcceleration):
         count: Int[Array, ""],
     ) -> Float[Array, " m"]:
         """The images combined as makes their residuals least, with coefficients of sum one."""
-        used = (jnp.arange(self.memory, dtype=jnp.int32) < count).astype(images.dtype)
+        slots = jnp.arange(self.memory, dtype=jnp.int32)
+        used = (slots < count).astype(images.dtype)
         gram = jnp.matmul(residuals, residuals.T, precision=lax.Precision.HIGHEST)
         gram *= used[:, None] * used[None, :]
-        identity = np.eye(self.memory, dtype=bool)
-        trace = jnp.sum(jnp.where(identity, gram, 0))
+        diagonal = slots[:, None] == slots[None, :]
+        trace = jnp.sum(jnp.where(diagonal, gram, 0))
         ridge = 8 * jnp.finfo(gram.dtype).eps * trace + jnp.finfo(gram.dtype).tiny
-        both = jnp.append(gram + jnp.where(identity, ridge + 1 - used, 0), used[:, None], axis=1)
+        gram += jnp.where(diagonal, ridge + (1 - used), 0)
         # By elimination: a library's solve is a call of its own in each step, and to be loaded.
+        both = jnp.append(gram, used[:, None], axis=1)
         for pivot in range(self.memory):
-            row = both[pivot] / both[pivot, pivot]
-            both -= (both[:, pivot] - identity[pivot])[:, None] * row[None, :]
+            row = both[pivot] / jnp.maximum(both[pivot, pivot], ridge)
+            column = both[:, pivot] - (slots == pivot).astype(both.dtype)
+            both -= column[:, None] * row[None, :]
         solved = both[:, -1]
         coefficients = solved / jnp.where(count > 0, jnp.sum(solved), 1)
         return jnp.matmul(coefficients, images, precision=lax.Precision.HIGHEST)

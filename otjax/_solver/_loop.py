@@ -108,8 +108,7 @@ class AbstractAbsorbedSolver(AbstractSolver):
         )
         following = ft.partial(self._round, problem, limit)
         end = lax.while_loop(lambda state: ~state.done, following, begin)
-        f, g = centre(problem, end.f, end.g)
-        return Outcome(f, g, end.epsilon, end.marginals, end.num_steps, end.result)
+        return Outcome(end.f, end.g, end.epsilon, end.marginals, end.num_steps, end.result)
 
     def _round(self, problem: PreparedProblem, limit: Int[Array, ""], state: _Round) -> _Round:
         """Makes the plan at the current potentials, looks at it, and iterates with it."""
@@ -124,7 +123,8 @@ class AbstractAbsorbedSolver(AbstractSolver):
         )
         size = size_of(f, g)
         finite = jnp.isfinite(size)
-        f, g = jnp.where(finite, f, state.f), jnp.where(finite, g, state.g)
+        # Here, that the error is that of the potentials which are returned, rounding included.
+        f, g = centre(current, jnp.where(finite, f, state.f), jnp.where(finite, g, state.g))
         num_steps = state.num_steps + state.by_log.astype(jnp.int32)
         absorbed = Absorbed(current, f, g, transport_plan(current, f, g))
         row, column = absorbed.plan.density.mv(problem.b), absorbed.plan.density.T.mv(problem.a)
