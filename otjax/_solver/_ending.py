@@ -6,6 +6,8 @@ from typing import NamedTuple, TypeAlias
 import jax.numpy as jnp
 from jaxtyping import Array, Bool, Int
 
+from .._results import RESULTS
+
 
 class Ending(enum.IntEnum):
     """Why a round, the iteration with one absorbed plan, ended."""
@@ -60,3 +62,16 @@ def move_after(ending: Int[Array, ""], at_end: Bool[Array, ""]) -> Move:
         jnp.where(at_end, bits(column, 1), bits(column, 0)) for column in range(len(Move._fields))
     )
     return Move(*((one >> ending) & 1 == 1 for one in columns))
+
+
+def verdict(ending: Int[Array, ""], resolved: Bool[Array, ""]) -> RESULTS:
+    """The result of a solve that ends with this round."""
+    result = RESULTS.max_steps_reached
+    for reason, member in (
+        (Ending.STALLED, RESULTS.stagnated),
+        (Ending.CONFIRMED, RESULTS.successful),
+    ):
+        result = RESULTS.where(ending == reason, member, result)
+    result = RESULTS.where(resolved, result, RESULTS.unresolved_epsilon)
+    result = RESULTS.where(ending == Ending.NOT_FINITE, RESULTS.nonfinite, result)
+    return RESULTS.where(ending == Ending.UNFIT, RESULTS.not_symmetric, result)

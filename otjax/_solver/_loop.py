@@ -10,7 +10,7 @@ import jax.numpy as jnp
 from jaxtyping import Array, Bool, Float, Int, PyTree
 
 from .._control import cond_any
-from .._dual import centre, marginal_error, transport_plan
+from .._dual import marginal_error, translation, transport_plan
 from .._problem import PreparedProblem
 from .._results import RESULTS
 from ._absorbed import Absorbed, AbstractStep, DRIFT
@@ -25,7 +25,7 @@ from ._base import (
     size_of,
     tolerance_or_default,
 )
-from ._ending import Ending, move_after
+from ._ending import Ending, move_after, verdict
 from ._start import start
 
 
@@ -123,8 +123,12 @@ class AbstractAbsorbedSolver(AbstractSolver):
         )
         size = size_of(f, g)
         finite = jnp.isfinite(size)
-        # Here, that the error is that of the potentials which are returned, rounding included.
-        f, g = centre(current, jnp.where(finite, f, state.f), jnp.where(finite, g, state.g))
+        f, g = jnp.where(finite, f, state.f), jnp.where(finite, g, state.g)
+        # Before a look that may be the last, that the error is that of the potentials which are
+        # returned, rounding included; not on the way, for the history is of potentials as they are.
+        last_look = (state.ending == Ending.REACHED) | state.look
+        shift = jnp.where(last_look, translation(current, f, g), 0)
+        f, g = f + shift, g - shift
         num_steps = state.num_steps + state.by_log.astype(jnp.int32)
         absorbed = Absorbed(current, f, g, transport_plan(current, f, g))
         row, column = absorbed.plan.density.mv(problem.b), absorbed.plan.density.T.mv(problem.a)
@@ -133,6 +137,10 @@ class AbstractAbsorbedSolver(AbstractSolver):
         floor = rounding_floor(epsilon, size)
         tolerance = annealing.tolerance(
             epsilon, problem.epsilon, tolerance_or_default(self.tolerance, floor)
+        )
+        # A stage asks for no more than rounding allows.
+        tolerance = jnp.where(
+            epsilon > problem.epsilon, jnp.maximum(tolerance, 4 * floor), tolerance
         )
 
         settled = _settled(problem.a, row, current.marginals[0].share(f), tolerance)
@@ -179,7 +187,7 @@ class AbstractAbsorbedSolver(AbstractSolver):
             num_steps=inner.num_steps,
             ending=ending,
             done=ends_now,
-            result=_verdict(ending, resolved=epsilon <= problem.epsilon),
+            result=verdict(ending, resolved=epsilon <= problem.epsilon),
         )
 
 
@@ -259,19 +267,6 @@ class _Iteration:
         ):
             ending = jnp.where(holds, reason, ending)
         return ending
-
-
-def _verdict(ending: Int[Array, ""], resolved: Bool[Array, ""]) -> RESULTS:
-    """The result of a solve that ends with this round."""
-    result = RESULTS.max_steps_reached
-    for reason, member in (
-        (Ending.STALLED, RESULTS.stagnated),
-        (Ending.CONFIRMED, RESULTS.successful),
-    ):
-        result = RESULTS.where(ending == reason, member, result)
-    result = RESULTS.where(resolved, result, RESULTS.unresolved_epsilon)
-    result = RESULTS.where(ending == Ending.NOT_FINITE, RESULTS.nonfinite, result)
-    return RESULTS.where(ending == Ending.UNFIT, RESULTS.not_symmetric, result)
 
 
 def _settled(
