@@ -194,6 +194,8 @@ def _usable(
     alive = masses > 0
     squares = jnp.sum(jnp.square(points), axis=1)
     finite = jnp.all((squares < jnp.finfo(points.dtype).max / 8) | ~alive)
+    # Of masses that are equal by construction XLA would find the largest as it compiles, slowly.
+    masses = lax.optimization_barrier(lax.stop_gradient(masses))
     heaviest = lax.stop_gradient(points[jnp.argmax(masses)])
     moved = jnp.where(finite, jnp.where(alive[:, None], points, heaviest[None, :]), 0)
     # Apart from what follows: XLA would choose between the points anew for each entry of a matrix.

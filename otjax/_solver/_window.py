@@ -7,64 +7,68 @@ from jaxtyping import Array, Bool, Float, Int
 
 
 # Up to so many images the small system is solved by formulas of single numbers, which compile to
-# one kernel; a library's solver for matrices takes several, and the host in between.
+# one kernel.
 MOST_IMAGES = 8
 
 
 class Window(eqx.Module):
     """The last images, their residuals, and the products of all pairs of these.
 
-    Rows beyond the memory fill up a power of two, and stay empty.
+    Rows beyond the memory fill up a power of two, and stay empty. The products are single numbers,
+    by rows of their lower half: each step makes those with one residual.
     """
 
     images: Float[Array, "rows m"]
     residuals: Float[Array, "rows m"]
-    gram: Float[Array, "rows rows"]
+    products: list[list[Float[Array, ""]]]
     count: Int[Array, ""]
-    memory: int = eqx.field(static=True)
 
     @classmethod
     def empty(cls, memory: int, g: Float[Array, " m"]) -> "Window":
         rows = 1 << (memory - 1).bit_length()
-        vectors = jnp.zeros((rows, g.shape[0]), g.dtype)
-        gram = jnp.zeros((rows, rows), g.dtype)
-        return cls(vectors, vectors, gram, jnp.zeros((), jnp.int32), memory)
+        vectors, zero = jnp.zeros((rows, g.shape[0]), g.dtype), jnp.zeros((), g.dtype)
+        products = [[zero] * (i + 1) for i in range(memory)]
+        return cls(vectors, vectors, products, jnp.zeros((), jnp.int32))
 
     def begun_anew(self, anew: Bool[Array, ""]) -> "Window":
         count = jnp.where(anew, 0, self.count)
-        return Window(self.images, self.residuals, self.gram, count, self.memory)
+        return Window(self.images, self.residuals, self.products, count)
 
     def extended(
         self, image: Float[Array, " m"], residual: Float[Array, " m"], forget: Bool[Array, ""]
     ) -> "Window":
         """With one more image in place of the oldest; or forgotten with all the others."""
-        rows = jnp.arange(self.gram.shape[0], dtype=jnp.int32)
-        here = rows == self.count % self.memory
-        images = jnp.where(here[:, None], image[None, :], self.images)
-        residuals = jnp.where(here[:, None], residual[None, :], self.residuals)
-        products = jnp.sum(residuals * residual[None, :], axis=1)
-        gram = jnp.where(here[None, :], products[:, None], self.gram)
-        gram = jnp.where(here[:, None], products[None, :], gram)
-        return Window(images, residuals, gram, jnp.where(forget, 0, self.count + 1), self.memory)
+        memory = len(self.products)
+        slot = self.count % memory
+        here = (jnp.arange(self.images.shape[0], dtype=jnp.int32) == slot)[:, None]
+        images = jnp.where(here, image[None, :], self.images)
+        residuals = jnp.where(here, residual[None, :], self.residuals)
+        row = jnp.sum(residuals * residual[None, :], axis=1)
+        new = [lax.squeeze(lax.slice(row, (i,), (i + 1,)), (0,)) for i in range(memory)]
+        products = [
+            [
+                jnp.where(slot == i, new[j], jnp.where(slot == j, new[i], old))
+                for j, old in enumerate(of_row)
+            ]
+            for i, of_row in enumerate(self.products)
+        ]
+        return Window(images, residuals, products, jnp.where(forget, 0, self.count + 1))
 
     def combination(self) -> Float[Array, " m"]:
         """The images combined as makes their residuals least, with coefficients of sum one."""
-        entry = lambda i, j: lax.squeeze(lax.slice(self.gram, (i, j), (i + 1, j + 1)), (0, 1))
-        used = [i < self.count for i in range(self.memory)]
+        memory, finfo = len(self.products), jnp.finfo(self.images.dtype)
+        used = [i < self.count for i in range(memory)]
         gram = [
-            [jnp.where(used[i] & used[j], entry(i, j), 0) for j in range(i + 1)]
-            for i in range(self.memory)
+            [jnp.where(used[i] & used[j], product, 0) for j, product in enumerate(of_row)]
+            for i, of_row in enumerate(self.products)
         ]
-        finfo = jnp.finfo(self.gram.dtype)
-        ridge = 8 * finfo.eps * sum(gram[i][i] for i in range(self.memory)) + finfo.tiny
-        for i in range(self.memory):
+        ridge = 8 * finfo.eps * sum(gram[i][i] for i in range(memory)) + finfo.tiny
+        for i in range(memory):
             gram[i][i] = gram[i][i] + jnp.where(used[i], ridge, 1)
-        solved = _solved(gram, [one.astype(self.gram.dtype) for one in used], ridge)
+        solved = _solved(gram, [one.astype(ridge.dtype) for one in used], ridge)
         total = jnp.where(self.count > 0, sum(solved), 1)
-        rows = jnp.arange(self.gram.shape[0], dtype=jnp.int32)
-        coefficients = sum(
-            jnp.where(rows == i, one / total, 0) for i, one in enumerate(solved)
-        )
+        rows = jnp.arange(self.images.shape[0], dtype=jnp.int32)
+        coefficients = sum(jnp.where(rows == i, one / total, 0) for i, one in enumerate(solved))
         return jnp.sum(coefficients[:, None] * self.images, axis=0)
 
 
