@@ -87,6 +87,14 @@ def test_ways_to_end(name):
     np.testing.assert_allclose(error, solution.stats.marginal_error, rtol=1e-2, atol=1e-6)
 
 
+@pytest.mark.parametrize("seed", range(8))
+def test_more_than_rounding_allows_is_given_up_soon(seed):
+    # An error of exactly zero may be seen on the way, which no look confirms.
+    problem = helpers.make_problem(seed, epsilon=0.05, dtype=jnp.float32)
+    solution = otjax.solve(problem, otjax.Sinkhorn(tolerance=1e-9), throw=False)
+    assert solution.result == RESULTS.stagnated and solution.stats.num_steps < 500
+
+
 # Without annealing there are not enough steps.
 @pytest.mark.parametrize("solver", [name for name in helpers.SOLVERS if name != "plain"])
 def test_an_epsilon_that_rounding_does_not_resolve(solver):

@@ -124,12 +124,12 @@ class AbstractAbsorbedSolver(AbstractSolver):
         size = size_of(f, g)
         finite = jnp.isfinite(size)
         f, g = jnp.where(finite, f, state.f), jnp.where(finite, g, state.g)
+        num_steps = state.num_steps + state.by_log.astype(jnp.int32)
         # Before a look that may be the last, that the error is that of the potentials which are
         # returned, rounding included; not on the way, for the history is of potentials as they are.
-        last_look = (state.ending == Ending.REACHED) | state.look
+        last_look = (state.ending == Ending.REACHED) | state.look | (num_steps >= limit)
         shift = jnp.where(last_look, translation(current, f, g), 0)
         f, g = f + shift, g - shift
-        num_steps = state.num_steps + state.by_log.astype(jnp.int32)
         absorbed = Absorbed(current, f, g, transport_plan(current, f, g))
         row, column = absorbed.plan.density.mv(problem.b), absorbed.plan.density.T.mv(problem.a)
         marginals = problem.a * row, problem.b * column
@@ -148,6 +148,11 @@ class AbstractAbsorbedSolver(AbstractSolver):
         # What this look tells; -1 is that there is something to do with this plan.
         seen = jnp.asarray(-1, jnp.int32)
         for holds, ending in (
+            # What an iteration sees as reached below what rounding allows, no look confirms.
+            (
+                at_end & (state.ending == Ending.REACHED) & (tolerance < floor) & (error < floor),
+                Ending.STALLED,
+            ),
             (~_in_range(row, column), Ending.OUT_OF_RANGE),
             (~step.fits(problem, row, column, floor), Ending.UNFIT),
             (at_end & (num_steps >= limit), Ending.EXHAUSTED),
