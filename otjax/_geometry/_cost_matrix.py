@@ -77,7 +77,13 @@ class CostMatrix(AbstractGeometry):
 def held(cost: Float[Array, "n m"], a: Float[Array, " n"], b: Float[Array, " m"]) -> Prepared:
     """The prepared geometry of a matrix of costs that are finite, where they are not NaN."""
     finite = jnp.isfinite(cost)
-    cost = jnp.where(finite, cost, 0)
+    return held_finite(jnp.where(finite, cost, 0), a, b)._replace(finite=jnp.all(finite))
+
+
+def held_finite(
+    cost: Float[Array, "n m"], a: Float[Array, " n"], b: Float[Array, " m"]
+) -> Prepared:
+    """The prepared geometry of a matrix of finite costs."""
 
     # By columns, for their sums and minima are those of whole rows.
     def of_columns(rows: tuple[Array, Array]) -> tuple[Array, Array]:
@@ -95,7 +101,7 @@ def held(cost: Float[Array, "n m"], a: Float[Array, " n"], b: Float[Array, " m"]
     fixed = lax.stop_gradient((cost, a / jnp.sum(a)))
     sums, least = by_platform(of_blocks, cost.shape, fixed)
     mean = jnp.sum(lax.stop_gradient(b / jnp.sum(b)) * sums)
-    return Prepared(CostMatrix(cost), jnp.all(finite), mean, least)
+    return Prepared(CostMatrix(cost), jnp.array(True), mean, least)
 
 
 class TransposedCostMatrix(AbstractGeometry):

@@ -19,7 +19,7 @@ from .._reduction import (
     softmin,
 )  # fmt: skip
 from ._base import AbstractPlan, AbstractPointGeometry, Prepared
-from ._cost_matrix import held
+from ._cost_matrix import held, held_finite
 
 
 class PointCloud(AbstractPointGeometry):
@@ -111,7 +111,9 @@ class PointCloud(AbstractPointGeometry):
         y, y_finite = _usable(self.y, b)
         finite = x_finite & y_finite
         if self._engine.holds:
-            prepared = held(Pairs(x, y, self.cost).matrix(), a, b)
+            pairs = Pairs(x, y, self.cost)
+            hold = held_finite if pairs.are_finite else held
+            prepared = hold(pairs.matrix(), a, b)
             return prepared._replace(finite=finite & prepared.finite)
         cost = _closed(self.cost, x, y)
         mean, least = _mean_and_least(constant(Pairs(x, y, cost)), a, b)

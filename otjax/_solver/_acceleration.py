@@ -19,11 +19,13 @@ class Best(eqx.Module):
     - `image`: where a plain step takes the point of least error, shape (m,).
     - `error`: that error.
     - `tolerance`: the error that is asked for.
+    - `f`: what goes with that point, shape (n,), where a product is dearer than to keep it.
     """
 
     image: Float[Array, " m"]
     error: Float[Array, ""]
     tolerance: Float[Array, ""]
+    f: Float[Array, " n"] | None
 
     def refuses(self, point: Point) -> Bool[Array, ""]:
         """The safeguard of extrapolations: after an error that doubled, or is not a number, it goes
