@@ -1,20 +1,33 @@
-"""Trains a velocity field that carries eight Gaussians to two moons, and tells how straight it is.
+"""Carries eight Gaussians to two moons by every method of `otjax.flow`, and compares them.
 
-    python examples/flow_matching.py                            # pairs from plans, minutes
-    python examples/flow_matching.py --coupling independent
-    python examples/flow_matching.py --resume                   # on, bit for bit
+    python examples/flow_matching.py                              # all of them, in turn
+    python examples/flow_matching.py --method ot-cfm --steps 1000 # one, minutes
+    python examples/flow_matching.py --resume                     # on, bit for bit
 
-Writes `paths.png`, `curves.png`, `table.json` and `checkpoint.eqx` into the output directory. The
-normalised energy error is |path energy - W2^2| / W2^2, with W2 that of the two laws: 0 for
-paths of optimal transport. Needs `otjax[examples]`.
+| method | what is trained |
+| --- | --- |
+| `cfm` | a velocity on random pairs, which is 1-rectified flow |
+| `ot-cfm` | the same on pairs from the plan of each batch |
+| `semidiscrete` | the same on pairs of fresh starts with all of a finite set of ends |
+| `rectified-2`, `rectified-3` | the same on pairs that the field before has made |
+| `bridge` | the drift of the Schrödinger bridge, on pairs from the entropic plan |
+| `light` | the same bridge by a mixture of Gaussians |
+| `mean-shift`, `sinkhorn-drift`, `w-flow` | a map that samples in one step, along a drift |
+
+Each method has its directory under the output directory, with `paths.png`, `curves.png` and
+`checkpoint.eqx`; `table.json` and the table printed compare them. `W2^2` is to points that training
+never saw, and its floor is what other points of the moons themselves have. `NPE`, the normalised
+path energy, is |path energy - W2^2| / W2^2 with W2 that of the two laws: 0 on the paths of optimal
+transport. `straightness` is 0 on straight ones. Needs `otjax[examples]`.
 """
 
 import dataclasses
 import json
 import math
 import time
+from collections.abc import Callable
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any, get_args, Literal, NamedTuple
 
 import equinox as eqx
 import jax
@@ -34,27 +47,46 @@ from common import (
     train,
 )
 from evaluation import exact_w2, print_table
-from jaxtyping import Array, Bool, Float, Int
+from jaxtyping import Array, Float
 from matplotlib.figure import Figure
 
+import otjax
 from otjax import flow
+from otjax.gan import AbstractObjective, BridgeMatching, Drifting, Ends, FlowMatching, Trainer
 
+
+Method = Literal[
+    "cfm",
+    "ot-cfm",
+    "semidiscrete",
+    "rectified-2",
+    "rectified-3",
+    "bridge",
+    "light",
+    "mean-shift",
+    "sinkhorn-drift",
+    "w-flow",
+]
+METHODS: tuple[Method, ...] = get_args(Method)
+TEACHERS: dict[Method, Method] = {"rectified-2": "cfm", "rectified-3": "rectified-2"}
 
 NUM_EVALUATED = 2000  # points of each cloud that is evaluated
 NUM_DRAWN = 200  # paths in the picture
-NAMES = ("loss", "relative_cost", "marginal_error")
+FRAMES = 20  # times at which they are drawn
 
 
 @dataclasses.dataclass(frozen=True)
 class Config(Options):
-    """A velocity field from eight Gaussians to two moons."""
+    """From eight Gaussians to two moons, by one or several methods in turn."""
 
-    # How starts and ends are paired: at random, by rows of a plan, or one to one by a plan.
-    coupling: Literal["independent", "rows", "assignment"] = "assignment"
-    epsilon: float = 0.01  # of the plan, relative to the mean cost
+    method: tuple[Method, ...] = METHODS  # in this order
+    steps: int = 3000  # of each method
+    batch: int = 256  # pairs that a step is taken on
     plan_batch: int = 512  # samples of each side in a plan
-    batch: int = 256  # pairs of them that a step is taken on
-    steps: int = 3000
+    epsilon: float = 0.01  # of the plans, and of the drifts, relative to the mean cost
+    sigma: float = 1.0  # the diffusion of the bridges
+    pairs: int = 10_000  # of rectified flow; also the points of `semidiscrete`, a quarter
+    components: int = 50  # of the mixture
     width: int = 64  # of the three hidden layers
     learning_rate: float = 2e-3  # it decays to zero by a cosine
     integration_steps: int = 50  # of Heun's method, two evaluations each
@@ -62,7 +94,7 @@ class Config(Options):
 
 
 class Field(eqx.Module):
-    """A velocity: of a time and a point in the plane."""
+    """A velocity or a drift: of a time and a point in the plane."""
 
     layers: eqx.nn.MLP
 
@@ -70,24 +102,41 @@ class Field(eqx.Module):
         return self.layers(jnp.append(x, t))
 
 
-class State(eqx.Module):
-    """All that a step changes."""
+class Map(eqx.Module):
+    """A map of the plane: samples in one step."""
 
-    field: Field
-    optimiser_state: optax.OptState
-    key: Array
-    step: Int[Array, ""]
+    layers: eqx.nn.MLP
+
+    def __call__(self, x: Float[Array, "2"]) -> Float[Array, "2"]:
+        return x + self.layers(x)
 
 
-def draw_gaussians(key: Array, num: int) -> Float[Array, "num 2"]:
-    """Eight Gaussians on a circle of radius 5."""
+class LightMatching(AbstractObjective):
+    """A light bridge, from latents to data."""
+
+    def loss(self, model: Any, critic: Any, real: Array, latents: Any, *, key: Array) -> Any:
+        return flow.light_bridge_loss(model, latents(key), real), {}
+
+
+class Task(NamedTuple):
+    """What a method stands for."""
+
+    objective: AbstractObjective
+    model: Callable[[Array], Any]  # made with a key
+    data: Any
+    batch: int
+    names: tuple[str, ...]  # of the metrics to plot
+    kind: Literal["velocity", "drift", "map"]
+
+
+def draw_gaussian(key: Array) -> Float[Array, "2"]:
+    """A point of eight Gaussians on a circle of radius 5."""
     key_mode, key_noise = jr.split(key)
-    angles = jr.randint(key_mode, (num,), 0, 8) * (math.pi / 4)
-    means = 5 * jnp.stack([jnp.cos(angles), jnp.sin(angles)], axis=1)
-    return means + 0.1**0.25 * jr.normal(key_noise, (num, 2))
+    angle = jr.randint(key_mode, (), 0, 8) * (math.pi / 4)
+    return 5 * jnp.stack([jnp.cos(angle), jnp.sin(angle)]) + 0.1**0.25 * jr.normal(key_noise, (2,))
 
 
-def draw_moons(key: Array, num: int) -> Float[Array, "num 2"]:
+def draw_moons(num: int, key: Array) -> Float[Array, "num 2"]:
     """Two half circles that reach into each other, as scikit-learn has them, times 3 minus 1."""
     key_side, key_angle, key_noise = jr.split(key, 3)
     inner = jr.bernoulli(key_side, shape=(num,))
@@ -97,94 +146,140 @@ def draw_moons(key: Array, num: int) -> Float[Array, "num 2"]:
     return 3 * (jnp.stack([x, y], axis=1) + 0.2 * jr.normal(key_noise, (num, 2))) - 1
 
 
-def make_coupling(config: Config) -> flow.AbstractCoupling:
-    if config.coupling == "independent":
-        return flow.Independent()
-    draw = flow.Rows() if config.coupling == "rows" else flow.Assignment()
-    return flow.Minibatch(epsilon=config.epsilon, draw=draw, num_pairs=config.batch)
+def draw_gaussians(num: int, key: Array) -> Float[Array, "num 2"]:
+    return jax.vmap(draw_gaussian)(jr.split(key, num))
 
 
-class FlowTrainer(eqx.Module):
-    """One compiled step: fresh samples, their pairs, the loss, an update."""
-
-    coupling: flow.AbstractCoupling
-    optimiser: optax.GradientTransformation = eqx.field(static=True)
-    num_samples: int = eqx.field(static=True)
-
-    @eqx.filter_jit
-    def step(self, state: State, data: None) -> tuple[State, dict[str, Array]]:
-        del data
-        key_starts, key_ends, key_loss = jr.split(jr.fold_in(state.key, state.step), 3)
-        x0 = draw_gaussians(key_starts, self.num_samples)
-        x1 = draw_moons(key_ends, self.num_samples)
-
-        def loss_fn(field: Field) -> tuple[Float[Array, ""], flow.Pairs]:
-            return flow.velocity_loss(field, key_loss, x0, x1, coupling=self.coupling, has_aux=True)
-
-        (loss, pairs), gradient = eqx.filter_value_and_grad(loss_fn, has_aux=True)(state.field)
-        parameters = eqx.filter(state.field, eqx.is_array)
-        updates, optimiser_state = self.optimiser.update(
-            gradient, state.optimiser_state, parameters
-        )
-        field = eqx.apply_updates(state.field, updates)
-        metrics = {name: getattr(pairs, name) for name in NAMES[1:]} | {"loss": loss}
-        finite = jnp.isfinite(loss) & _all_finite(field)
-        return State(field, optimiser_state, state.key, state.step + 1), metrics | {
-            "finite": finite
-        }
+def fixed_key(config: Config, use: int) -> Array:
+    """A key that no training uses: that of what is made before it, or drawn after it."""
+    return jr.fold_in(jr.fold_in(jr.key(config.seed), 1), use)
 
 
-def _all_finite(field: Field) -> Bool[Array, ""]:
-    leaves = jax.tree.leaves(eqx.filter(field, eqx.is_array))
-    return jnp.all(jnp.stack([jnp.all(jnp.isfinite(leaf)) for leaf in leaves]))
+def make_task(config: Config, method: Method, teacher: Any) -> Task:
+    moons = lambda num: jax.tree_util.Partial(draw_moons, num)
+    layers = lambda inputs, key: eqx.nn.MLP(inputs, 2, config.width, 3, jax.nn.selu, key=key)
+    field, one_step = (lambda key: Field(layers(3, key))), (lambda key: Map(layers(2, key)))
+    plan = flow.Minibatch(epsilon=config.epsilon, draw=flow.Assignment(), num_pairs=config.batch)
+    told = ("generator_loss", "relative_cost", "marginal_error")
+    drifting = ("size", "w2", "unconverged")
+    x0, x1 = (draw(1000, fixed_key(config, 2)) for draw in (draw_gaussians, draw_moons))
+    spread = float(jnp.sum(jnp.var(x0, axis=0)) + jnp.sum(jnp.var(x1, axis=0)))
+    match method:
+        case "cfm":
+            objective = FlowMatching()
+            return Task(objective, field, moons(config.batch), config.batch, told, "velocity")
+        case "ot-cfm":
+            data = moons(config.plan_batch)
+            return Task(FlowMatching(plan), field, data, config.plan_batch, told, "velocity")
+        case "semidiscrete":
+            num = max(config.pairs // 4, 2)
+            starts, ends = (
+                draw_gaussians(num, fixed_key(config, 3)),
+                moons(num)(fixed_key(config, 4)),
+            )
+            problem = otjax.EntropicProblem(
+                otjax.PointCloud(starts, ends), epsilon=config.epsilon * spread
+            )
+            coupling = flow.Semidiscrete(otjax.solve(problem, throw=False), epsilon=0.0)
+            objective = FlowMatching(coupling, num_starts=config.batch)
+            return Task(objective, field, ends, num, told, "velocity")
+        case "rectified-2" | "rectified-3":
+            starts = draw_gaussians(config.pairs, fixed_key(config, 5))
+            z0, z1 = flow.reflow(teacher, starts, num_steps=config.integration_steps)
+            objective = FlowMatching(flow.Paired())
+            return Task(objective, field, Ends(z1, z0), config.batch, told, "velocity")
+        case "bridge":
+            epsilon = 2 * config.sigma**2 / spread  # a plan is blurred as the bridge is
+            coupling = flow.Minibatch(epsilon=epsilon, num_pairs=config.batch)
+            objective = BridgeMatching(flow.BrownianBridge(config.sigma), coupling)
+            data = moons(config.plan_batch)
+            return Task(objective, field, data, config.plan_batch, told, "drift")
+        case "light":
+            means = draw_moons(config.components, fixed_key(config, 6))
+            mixture = lambda key: flow.LightBridge(means, sigma=config.sigma)
+            data = moons(config.plan_batch)
+            names = ("generator_loss",)
+            return Task(LightMatching(), mixture, data, config.plan_batch, names, "drift")
+        case "mean-shift":
+            drift = flow.MeanShift()
+        case "sinkhorn-drift":
+            drift = flow.SinkhornDrift(config.epsilon * spread)
+        case "w-flow":
+            drift = flow.SplitSinkhornDrift(config.epsilon * spread)
+    return Task(Drifting(drift), one_step, moons(config.batch), config.batch, drifting, "map")
 
 
-def make_trainer(config: Config) -> FlowTrainer:
+def make_trainer(config: Config, task: Task) -> Trainer:
     schedule = optax.cosine_decay_schedule(config.learning_rate, config.steps)
-    independent = config.coupling == "independent"
-    num_samples = config.batch if independent else config.plan_batch
-    return FlowTrainer(make_coupling(config), optax.adam(schedule), num_samples)
+    return Trainer(
+        task.objective,
+        generator_optimiser=optax.adam(schedule),
+        latent=draw_gaussian,
+        batch_size=task.batch,
+        n_critic=0,
+        ema_decay=0.99,
+    )
 
 
-def make_state(config: Config, trainer: FlowTrainer) -> State:
-    key_field, key_steps = jr.split(jr.key(config.seed))
-    field = Field(eqx.nn.MLP(3, 2, config.width, 3, jax.nn.selu, key=key_field))
-    optimiser_state = trainer.optimiser.init(eqx.filter(field, eqx.is_array))
-    # As numbers, so that it can be saved.
-    return State(field, optimiser_state, jr.key_data(key_steps), jnp.zeros((), jnp.int32))
+class Ways(NamedTuple):
+    """How points have gone, and at what price."""
+
+    ends: Float[Array, "n 2"]
+    energy: float
+    straightness: float
+    evaluations: int
 
 
-def evaluate(field: Field, seed: int, num_steps: int) -> dict[str, dict[str, float]]:
-    """The field, and the floor: how far other samples of the moons are from those compared with."""
-    key_starts, key_ends, key_others = jr.split(jr.fold_in(jr.key(seed), 1), 3)
-    starts = draw_gaussians(key_starts, NUM_EVALUATED)
-    ends, others = (np.asarray(draw_moons(key, NUM_EVALUATED)) for key in (key_ends, key_others))
-    distance = exact_w2(np.asarray(starts), ends)
-    nan = float("nan")
-    table = {
-        "other moons (floor)": {"W2^2": exact_w2(others, ends), "NPE": nan, "straightness": nan}
-    }
-    for name, solver, steps in (
-        (f"Heun, {num_steps} steps", flow.Heun(), num_steps),
-        ("Euler, 1 step", flow.Euler(), 1),
-    ):
-        solution = flow.integrate(field, starts, solver=solver, num_steps=steps)
-        table[name] = {
-            "W2^2": exact_w2(np.asarray(solution.samples), ends),
-            "NPE": abs(float(solution.path_energy) - distance) / distance,
-            "straightness": float(solution.straightness),
-        }
+def ways_of(model: Any, kind: str, x0: Array, config: Config) -> dict[str, Ways]:
+    """The ways of a method: of a velocity in many steps and in one."""
+    steps = config.integration_steps
+    if kind == "map":
+        ends = jax.vmap(model)(x0)
+        energy = float(jnp.mean(jnp.sum(jnp.square(ends - x0), axis=1)))
+        return {"1 step": Ways(ends, energy, 0.0, 1)}
+    if kind == "drift":
+        drift = model.drift if isinstance(model, flow.LightBridge) else model
+        moved = flow.diffuse(
+            drift, fixed_key(config, 7), x0, sigma=config.sigma, num_steps=2 * steps
+        )
+        ways = Ways(moved.samples, float(moved.path_energy), math.nan, 2 * steps)
+        return {f"{2 * steps} steps": ways}
+    found = {}
+    for solver, num in ((flow.Heun(), steps), (flow.Euler(), 1)):
+        end = flow.integrate(model, x0, solver=solver, num_steps=num)
+        numbers = float(end.path_energy), float(end.straightness), int(end.num_evaluations)
+        found[f"{num} step{'s' if num > 1 else ''}"] = Ways(end.samples, *numbers)
+    return found
+
+
+def evaluate(models: dict[str, tuple[Any, str]], config: Config) -> dict[str, dict[str, float]]:
+    x0 = draw_gaussians(NUM_EVALUATED, fixed_key(config, 8))
+    ends, others = (np.asarray(draw_moons(NUM_EVALUATED, fixed_key(config, k))) for k in (9, 10))
+    distance, nan = exact_w2(np.asarray(x0), ends), math.nan
+    floor = {"W2^2": exact_w2(others, ends), "NPE": nan, "straightness": nan, "evaluations": nan}
+    table = {"other moons (floor)": floor}
+    for name, (model, kind) in models.items():
+        for how, way in ways_of(model, kind, x0, config).items():
+            table[f"{name}, {how}"] = {
+                "W2^2": exact_w2(np.asarray(way.ends), ends),
+                "NPE": abs(way.energy - distance) / distance,
+                "straightness": way.straightness,
+                "evaluations": way.evaluations,
+            }
     return table
 
 
-def draw_paths(field: Field, seed: int, num_steps: int, path: Path) -> None:
+def draw_paths(model: Any, kind: str, config: Config, path: Path) -> None:
     """Where points go on the way, in grey, with their starts and ends."""
-    x = draw_gaussians(jr.fold_in(jr.key(seed), 2), NUM_DRAWN)
+    x = draw_gaussians(NUM_DRAWN, fixed_key(config, 11))
     points = [np.asarray(x)]
-    for k in range(20):
-        piece = {"start": k / 20, "end": (k + 1) / 20, "num_steps": max(num_steps // 20, 1)}
-        x = flow.integrate(field, x, **piece).samples
-        points.append(np.asarray(x))
+    if kind == "velocity":
+        for k in range(FRAMES):
+            piece = {"start": k / FRAMES, "end": (k + 1) / FRAMES, "num_steps": 3}
+            x = flow.integrate(model, x, **piece).samples
+            points.append(np.asarray(x))
+    else:
+        points += [np.asarray(way.ends) for way in ways_of(model, kind, x, config).values()]
     lines = np.stack(points)
     figure = Figure(figsize=(6, 6), layout="tight")
     axis = figure.subplots()
@@ -198,33 +293,65 @@ def draw_paths(field: Field, seed: int, num_steps: int, path: Path) -> None:
 
 def check(config: Config) -> None:
     check_options(config)
-    if config.coupling != "independent" and config.batch > config.plan_batch:
+    if config.batch > config.plan_batch:
         fail(f"--batch must be at most --plan-batch={config.plan_batch}, got {config.batch}.")
+    if config.batch > config.pairs or config.batch % 2:
+        fail(f"--batch must be even, and at most --pairs={config.pairs}, got {config.batch}.")
+    if not config.method or len(set(config.method)) < len(config.method):
+        fail("--method must name one method at least, and each but once.")
+    for place, method in enumerate(config.method):
+        teacher = TEACHERS.get(method)
+        if teacher is not None and teacher not in config.method[:place]:
+            fail(f"--method {method} needs {teacher} before it, whose pairs it is trained on.")
+    checkpoints = [config.output / method / "checkpoint.eqx" for method in config.method]
+    if config.resume and not any(path.exists() for path in checkpoints):
+        fail(f"--resume: there is no checkpoint at {checkpoints[0]}; run once without --resume.")
+
+
+def run(config: Config, method: Method, teacher: Any) -> tuple[Any, str] | None:
+    """Trains by one method and draws; the model, or None if it was stopped before the end."""
+    task = make_task(config, method, teacher)
+    trainer = make_trainer(config, task)
+    directory = config.output / method
+    path = directory / "checkpoint.eqx"
+
+    def make():
+        key_model, key_steps = jr.split(jr.key(config.seed))
+        return trainer.init(task.model(key_model), key=key_steps)
+
+    # Of several methods in turn an interruption leaves the last ones without a checkpoint.
+    progress = start(config, path if config.resume and path.exists() else None, task.names, make)
+    make_directory(directory)
+    progress = train(config, lambda step: trainer, progress, task.data, path, task.names)
+    if int(progress.state.step) < config.steps:
+        print(f"{method}: stopped after step {progress.state.step}; --resume goes on.")
+        return None
+    draw_curves(progress.curves, task.names, directory / "curves.png")
+    draw_paths(progress.state.ema, task.kind, config, directory / "paths.png")
+    return progress.state.ema, task.kind
 
 
 def main(config: Config) -> None:
     check(config)
-    trainer: Any = make_trainer(config)  # what the loop needs is its step alone
-    path = config.output / "checkpoint.eqx"
-    make: Any = lambda: make_state(config, trainer)
-    progress = start(config, path if config.resume else None, NAMES, make)
     make_directory(config.output)
     report_device()
+    models: dict[str, tuple[Any, str]] = {}
+    seconds = {}
+    for method in config.method:
+        begin = time.perf_counter()
+        teacher = models.get(TEACHERS.get(method, ""), (None, ""))[0]
+        model = run(config, method, teacher)
+        seconds[method] = time.perf_counter() - begin
+        if model is None:
+            return
+        models[method] = model
 
-    begin = time.perf_counter()
-    progress = train(config, lambda step: trainer, progress, None, path, NAMES)
-    seconds = time.perf_counter() - begin
-    state: Any = progress.state
-    if int(state.step) < config.steps:
-        print(f"stopped after step {state.step} of {config.steps}; --resume goes on.")
-        return
-
-    table = evaluate(state.field, config.seed, config.integration_steps)
-    draw_paths(state.field, config.seed, config.integration_steps, config.output / "paths.png")
-    draw_curves(progress.curves, NAMES, config.output / "curves.png")
+    table = evaluate(models, config)
     report = {"config": dataclasses.asdict(config), "seconds_of_this_run": seconds, "table": table}
     (config.output / "table.json").write_text(json.dumps(report, default=str, indent=1) + "\n")
-    print(f"{NUM_EVALUATED} points each; this run took {seconds:.0f} s, with compilation")
+    for method, value in seconds.items():
+        print(f"{method}: {value:.0f} s, with compilation")
+    print(f"{NUM_EVALUATED} points each")
     print_table(table)
     print(f"written to {config.output}")
 

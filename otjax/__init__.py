@@ -10,6 +10,7 @@ from ._adjoint import (
 )
 from ._assignment import Assignment as Assignment, assignment as assignment
 from ._certificate import Certificate as Certificate, certify as certify
+from ._conversion import with_masses as with_masses, without_masses as without_masses
 from ._divergence import divergence as divergence
 from ._exact import ExactSolution as ExactSolution, solve_exact as solve_exact
 from ._gaussian import (
@@ -28,6 +29,8 @@ from ._geometry import (
     AbstractGeometry as AbstractGeometry,
     AbstractPlan as AbstractPlan,
     CostMatrix as CostMatrix,
+    Grid as Grid,
+    Partners as Partners,
     PointCloud as PointCloud,
     Prepared as Prepared,
 )
@@ -51,6 +54,7 @@ from ._marginals import (
     Balanced as Balanced,
     Unbalanced as Unbalanced,
 )
+from ._memory import Memory as Memory, memory_needed as memory_needed
 from ._problem import (
     EntropicProblem as EntropicProblem,
     PreparedProblem as PreparedProblem,
@@ -92,6 +96,7 @@ from ._solver import (
     AbstractSolver as AbstractSolver,
     Adaptive as Adaptive,
     Anderson as Anderson,
+    CoarseToFine as CoarseToFine,
     DualNewton as DualNewton,
     GeometricAnnealing as GeometricAnnealing,
     LBFGS as LBFGS,

@@ -16,7 +16,7 @@ import jax.numpy as jnp
 from jaxtyping import Array, ArrayLike, Float
 
 from ._arrays import optional_positive_number
-from ._dual import dual_value, transport_plan
+from ._dual import dual_value, product_mass, transport_plan
 from ._problem import PreparedProblem
 from ._schur import conjugate_gradients, Schur
 
@@ -146,21 +146,24 @@ class UnrolledAdjoint(AbstractAdjoint):
 
 
 @eqx.filter_custom_jvp
-def envelope(problem, f, g, plan_mass):
+def envelope(problem, f, g, excess):
     """The dual objective at its maximisers `f`, `g`, with the derivative that holds them fixed.
 
     The rule is written in terms of `f` and `g`: if these are differentiable functions of the
     problem, so is the gradient, and second derivatives are right.
     """
-    return dual_value(problem, f, g, plan_mass)
+    return dual_value(problem, f, g, excess)
 
 
 @envelope.def_jvp
 def _envelope_jvp(primals, tangents):
-    problem, f, g, plan_mass = primals
+    problem, f, g, excess = primals
 
     def objective(p):
-        return dual_value(p, f, g, jnp.sum(transport_plan(p, f, g).mv(jnp.ones_like(g))))
+        plan_mass = jnp.sum(transport_plan(p, f, g).mv(jnp.ones_like(g)))
+        found = plan_mass - product_mass(p)
+        # The number that is known best, with the derivatives of this one.
+        return dual_value(p, f, g, excess + (found - lax.stop_gradient(found)))
 
     _, derivative = eqx.filter_jvp(objective, (problem,), (tangents[0],))
-    return envelope(problem, f, g, plan_mass), derivative
+    return envelope(problem, f, g, excess), derivative

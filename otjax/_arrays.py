@@ -33,6 +33,7 @@ def float_array(value: ArrayLike, name: str, axes: str) -> Float[Array, "..."]:
         raise ValueError(
             f"`{name}` must be an array with axes ({axes}), got {type(value).__name__}."
         ) from error
+    needs_precision(array.dtype, f"`{name}`")
     if not jnp.issubdtype(array.dtype, jnp.floating):
         raise ValueError(
             f"`{name}` must be of a floating dtype, got {array.dtype}; pass `{name}.astype(float)`."
@@ -46,6 +47,15 @@ def float_array(value: ArrayLike, name: str, axes: str) -> Float[Array, "..."]:
     if 0 in array.shape:
         raise ValueError(f"`{name}` must not be empty, got shape {array.shape}.")
     return array if array.dtype in _ACCEPTED else array.astype(jnp.float32)
+
+
+def needs_precision(dtype: jnp.dtype, what: str) -> None:
+    """**Raises:** `ValueError` where `what` is in double precision, and JAX has none here."""
+    if dtype == jnp.dtype("float64") and jnp.result_type(float) != dtype:
+        raise ValueError(
+            f"{what} is of float64, and here JAX computes in float32. Do this within "
+            "`with jax.enable_x64(True):`, put around whatever is under `jax.jit`, not inside it."
+        )
 
 
 def float_scalar(value: ArrayLike, name: str, dtype: jnp.dtype) -> Float[Array, ""]:

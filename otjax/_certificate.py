@@ -10,6 +10,7 @@ import jax.numpy as jnp
 import lineax as lx
 from jaxtyping import Array, Bool, Float
 
+from ._arrays import needs_precision
 from ._dual import linear_cost, mean_cost, transport_plan
 from ._operators import RankOne, TransportPlan
 from ._problem import PreparedProblem
@@ -144,7 +145,10 @@ def certify(solution: Solution) -> Certificate:
             "`solution` must be of a balanced problem, got an unbalanced one: there is no exact "
             "transport between its measures. Pass `marginals=otjax.Balanced()` to the problem."
         )
-    return _certify(solution.prepared, *solution.potentials, solution.result)
+    prepared = solution.prepared
+    needs_precision(prepared.a.dtype, "`solution`")
+    f, g = (potential / prepared.unit for potential in solution.potentials)
+    return _certify(prepared, f, g, solution.result)
 
 
 @eqx.filter_jit
@@ -157,8 +161,8 @@ def _certify(
     # Of a problem with invalid numbers nothing is known.
     valid = ~is_invalid(result)
     return Certificate(
-        lower=jnp.where(valid, lower, -jnp.inf),
-        upper=jnp.where(valid, rounded.cost(), jnp.inf),
-        potentials=(f, g),
+        lower=jnp.where(valid, prepared.unit * lower, -jnp.inf),
+        upper=jnp.where(valid, prepared.unit * rounded.cost(), jnp.inf),
+        potentials=(prepared.unit * f, prepared.unit * g),
         plan=rounded.operator(),
     )

@@ -12,7 +12,7 @@ from jaxtyping import Array, ArrayLike, Float, Int
 from ._adjoint import AbstractAdjoint
 from ._geometry import AbstractGeometry
 from ._marginals import AbstractMarginal, Balanced
-from ._problem import EntropicProblem, Relative
+from ._problem import EntropicProblem, Relative, valid_masses
 from ._results import is_invalid, RESULTS
 from ._solution import Solution
 from ._solve import solve
@@ -81,7 +81,7 @@ def divergence(
     """
     given = [term for term in (xx, yy) if isinstance(term, Solution)]
     if epsilon is None and given:
-        epsilon = given[0].prepared.epsilon
+        epsilon = given[0].problem.epsilon
     if self_solver is None:
         self_solver = SymmetricSinkhorn(tolerance=tolerance) if solver is None else solver
     if init is not None and (not isinstance(init, tuple) or len(init) != 3):
@@ -95,7 +95,7 @@ def divergence(
 
     def itself(name, term, masses, side):
         if isinstance(term, Solution):
-            return _of_epsilon(term, cross.prepared.epsilon)
+            return _of_epsilon(term, cross.problem.epsilon)
         if not isinstance(term, AbstractGeometry):
             raise ValueError(
                 f"`{name}` must be a geometry or a `Solution`, got {type(term).__name__}."
@@ -105,7 +105,7 @@ def divergence(
                 f"`{name}` must be of shape {masses.shape * 2}, as `xy` is of shape {xy.shape}, "
                 f"got {term.shape}."
             )
-        return EntropicProblem(term, masses, masses, epsilon=cross.prepared.epsilon, marginals=side)
+        return EntropicProblem(term, masses, masses, epsilon=cross.problem.epsilon, marginals=side)
 
     terms = itself("xx", xx, problem.a, side_a), itself("yy", yy, problem.b, side_b)
     solve_one = lambda term, start: (
@@ -114,18 +114,17 @@ def divergence(
     solutions = DivergenceSolutions(
         cross, *_each(solve_one, (terms[0], starts[1]), (terms[1], starts[2]))
     )
-    prepared = cross.prepared
     value = cross.value - 0.5 * (solutions.xx.value + solutions.yy.value)
-    if not prepared.has_gauge:
-        difference = jnp.sum(prepared.a) - jnp.sum(prepared.b)
-        value += 0.5 * prepared.epsilon * jnp.square(difference)
+    if not cross.prepared.has_gauge:
+        totals = [jnp.sum(valid_masses(masses)[0]) for masses in (problem.a, problem.b)]
+        value += 0.5 * cross.problem.epsilon * jnp.square(totals[0] - totals[1])
     # Rounding may take it below zero; its derivative is right there too.
     return value - lax.stop_gradient(jnp.minimum(value, 0)), solutions
 
 
 def _of_epsilon(given: Solution, epsilon: Float[Array, ""]) -> Solution:
     """A solution, which says so if it is one at another epsilon."""
-    same = jnp.abs(given.prepared.epsilon / epsilon - 1) < 1e-4
+    same = jnp.abs(given.problem.epsilon / epsilon - 1) < 1e-4
     result = RESULTS.where(same, given.result, RESULTS.other_epsilon)
     return eqx.tree_at(lambda solution: solution.result, given, result)
 

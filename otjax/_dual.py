@@ -11,6 +11,7 @@ import jax.numpy as jnp
 from jaxtyping import Array, Float
 
 from ._arrays import inner
+from ._control import cond_any
 from ._operators import TransportPlan
 from ._problem import PreparedProblem
 
@@ -27,16 +28,71 @@ def dual_value(
     problem: PreparedProblem,
     f: Float[Array, " n"],
     g: Float[Array, " m"],
+    excess: Float[Array, ""],
+) -> Float[Array, ""]:
+    """The dual objective, given what the mass of the plan of `f` and `g` is above that of the
+    product of the masses."""
+    side_a, side_b = problem.marginals
+    return side_a.dual(f, problem.a) + side_b.dual(g, problem.b) - problem.epsilon * excess
+
+
+def product_mass(problem: PreparedProblem) -> Float[Array, ""]:
+    r"""The mass of $a \otimes b$."""
+    return jnp.sum(problem.a) * jnp.sum(problem.b)
+
+
+def excess_mass(
+    problem: PreparedProblem,
+    f: Float[Array, " n"],
+    g: Float[Array, " m"],
     plan_mass: Float[Array, ""],
 ) -> Float[Array, ""]:
-    """The dual objective, given the total mass of the plan of `f` and `g`."""
-    side_a, side_b = problem.marginals
-    product_mass = jnp.sum(problem.a) * jnp.sum(problem.b)
-    return (
-        side_a.dual(f, problem.a)
-        + side_b.dual(g, problem.b)
-        - problem.epsilon * (plan_mass - product_mass)
-    )
+    r"""The mass of the plan of `f` and `g` above that of the product,
+    $\sum_{ij} a_i b_j (e^{s_{ij}} - 1)$ with $s_{ij} = (f_i + g_j - C_{ij}) / \epsilon$.
+
+    Where `epsilon` is far beyond the costs it is less than what the two masses are rounded by, and
+    matters, as it is multiplied by `epsilon`.
+    """
+    eps = jnp.finfo(plan_mass.dtype).eps
+    product = product_mass(problem)
+    difference = plan_mass - product
+
+    def midpoint() -> Float[Array, ""]:
+        # e^s - 1 is the integral of s e^(ts) over t in [0, 1]; s is small. Not if pairs are
+        # forbidden, but then the difference is more than rounding.
+        integral = 2 * exponents(problem.at(2 * problem.epsilon), f, g)
+        near = jnp.abs(difference - integral) <= 16 * eps * product
+        return jnp.where(near, integral, difference)
+
+    size = jnp.max(jnp.abs(f)) + jnp.max(jnp.abs(g))
+    return cond_any(problem.epsilon > 64 * size, midpoint, lambda: difference)
+
+
+def left_out(problem: PreparedProblem) -> Float[Array, ""]:
+    r"""The price of the points that have no partner: all of their mass vanishes. The objective at
+    $P_{ij} = 0$ is $\rho a_i + \epsilon \sum_j a_i b_j$."""
+    lost_a, lost_b = problem.lost
+    softness = tuple(side.softness().astype(lost_a.dtype) for side in problem.marginals)
+    price = jnp.zeros_like(lost_a)
+    for lost, soft in zip(problem.lost, softness, strict=True):
+        # Where the marginal is fixed there is no such plan, and no price.
+        price += jnp.where(soft > 0, lost / jnp.where(soft > 0, soft, 1), 0)
+    alone = lost_a * lost_b + lost_a * jnp.sum(problem.b) + jnp.sum(problem.a) * lost_b
+    return price + problem.epsilon * alone
+
+
+def exponents(
+    problem: PreparedProblem, f: Float[Array, " n"], g: Float[Array, " m"]
+) -> Float[Array, ""]:
+    r"""The sum of the exponents $(f_i + g_j - C_{ij}) / \epsilon$ under the plan."""
+
+    # As log P is affine in 1 / epsilon, it is a derivative of the plan's mass.
+    def mass(log_ratio: Float[Array, ""]) -> Float[Array, ""]:
+        plan = transport_plan(problem.at(problem.epsilon * jnp.exp(-log_ratio)), f, g)
+        return jnp.sum(plan.mv(jnp.ones_like(g)))
+
+    zero = jnp.zeros_like(problem.epsilon)
+    return jax.jvp(mass, (zero,), (jnp.ones_like(zero),))[1]
 
 
 def linear_cost(
@@ -50,16 +106,8 @@ def linear_cost(
     plan = transport_plan(problem, f, g)
     row_offset = 0.5 * jnp.asarray(offset, f.dtype)
     row, column = plan.mv(jnp.ones_like(g)), plan.T.mv(jnp.ones_like(f))
-
-    # As log P is affine in 1 / epsilon, <P, f + g - C> is a derivative of the plan's mass.
-    def mass(log_ratio: Float[Array, ""]) -> Float[Array, ""]:
-        plan = transport_plan(problem.at(problem.epsilon * jnp.exp(-log_ratio)), f, g)
-        return jnp.sum(plan.mv(jnp.ones_like(g)))
-
-    zero = jnp.zeros_like(problem.epsilon)
-    _, reduced = jax.jvp(mass, (zero,), (jnp.ones_like(zero),))
     above = inner(row, f - row_offset) + inner(column, g - row_offset)
-    return above - problem.epsilon * reduced
+    return above - problem.epsilon * exponents(problem, f, g)
 
 
 def mean_cost(
@@ -109,18 +157,25 @@ def translation(
         return (inner(b, g) - inner(a, f)) / (jnp.sum(a) + jnp.sum(b))
     softness = tuple(side.softness().astype(f.dtype) for side in problem.marginals)
     mass_a, mass_b = jnp.sum(a), jnp.sum(b)
-    # By expm1 and log1p, for hard penalties ask for nearly what is given; totals that differ by
-    # rounding alone are equal, or rounding would decide what such penalties make of it.
+    # Totals that differ by rounding alone are equal, or rounding would decide what hard penalties
+    # make of it.
     ratio = mass_a / mass_b
     equal = jnp.abs(ratio - 1) <= 32 * jnp.finfo(ratio.dtype).eps
-    asked_a, asked_b = (
-        jnp.log1p(inner(masses, jnp.expm1(-soft * potential)) / mass)
-        for masses, soft, potential, mass in (
-            (a, softness[0], f, mass_a),
-            (b, softness[1], g, mass_b),
-        )
-    )
+    asked_a = _log_mean_exp(-softness[0] * f, a / mass_a)
+    asked_b = _log_mean_exp(-softness[1] * g, b / mass_b)
     return (jnp.where(equal, 0, jnp.log(ratio)) + asked_a - asked_b) / sum(softness)
+
+
+def _log_mean_exp(exponents: Float[Array, " n"], weights: Float[Array, " n"]) -> Float[Array, ""]:
+    r"""$\log \sum_i w_i e^{x_i}$ for weights of sum 1: of hard penalties, whose exponents are next
+    to zero, and of soft ones, whose exponentials over- and underflow."""
+    there = weights > 0
+    exponents = jnp.where(there, exponents, 0)
+    near = jnp.clip(exponents, -1, 1)
+    small = jnp.log1p(inner(weights, jnp.expm1(near)))
+    logs = exponents + jnp.log(jnp.where(there, weights, 1))
+    large = jax.nn.logsumexp(jnp.where(there, logs, -jnp.inf))
+    return jnp.where(jnp.all(near == exponents), small, large)
 
 
 def centre(

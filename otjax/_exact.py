@@ -104,7 +104,7 @@ def solve_exact(
         solver = Adaptive(tolerance=0.1 * gap, annealing=NoAnnealing())
     if not isinstance(solver, AbstractSolver):
         raise ValueError(f"`solver` must be a solver such as `Adaptive()`, got {solver!r}.")
-    problem = EntropicProblem(geometry, a, b, epsilon=1.0)
+    problem = EntropicProblem(geometry, a, b)
     solution = _solve_exact(problem, gap, solver, jnp.asarray(max_stages, jnp.int32))
     if throw:
         failed = solution.result != RESULTS.successful
@@ -130,12 +130,13 @@ def _solve_exact(
 
     f, g, epsilon = end.primal
     rounded = RoundedPlan(fixed.at(epsilon), f, g)
-    upper = jnp.where(valid, end.upper, jnp.inf)
+    unit = prepared.unit
+    upper = jnp.where(valid, unit * end.upper, jnp.inf)
     return ExactSolution(
-        value=_envelope(prepared, rounded, end.dual, jnp.where(valid, end.upper, 0)),
-        lower=jnp.where(valid, end.lower, -jnp.inf),
+        value=unit * _envelope(prepared, rounded, end.dual, jnp.where(valid, end.upper, 0)),
+        lower=jnp.where(valid, unit * end.lower, -jnp.inf),
         upper=upper,
-        potentials=end.dual,
+        potentials=(unit * end.dual[0], unit * end.dual[1]),
         plan=rounded.operator(),
         result=result,
         stats=Stats(end.steps, end.error),

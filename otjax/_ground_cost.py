@@ -52,6 +52,25 @@ class AbstractFactoredCost(AbstractGroundCost):
 GroundCost: TypeAlias = AbstractGroundCost | Callable[[Array, Array], Array]
 
 
+def checked_cost(cost: GroundCost, x: Float[Array, " d"], y: Float[Array, " d"]) -> GroundCost:
+    """The ground cost, which must be one of points such as `x` and `y`.
+
+    **Raises:** `ValueError`, naming `cost`.
+    """
+    if not callable(cost):
+        raise ValueError(f"`cost` must be a callable (x_i, y_j) -> scalar, got {cost!r}.")
+    if isinstance(cost, type):
+        raise ValueError(f"`cost` must be an instance: pass `{cost.__name__}()`.")
+    if not isinstance(cost, AbstractGroundCost):
+        one = jax.eval_shape(cost, x, y)
+        if getattr(one, "shape", None) != () or one.dtype != x.dtype:
+            raise ValueError(
+                "`cost` must return a scalar of the dtype of the points for one `x_i` of "
+                f"shape {x.shape} and one `y_j`, got {one}."
+            )
+    return cost
+
+
 class Flipped(eqx.Module):
     """The cost with its two points exchanged."""
 
@@ -232,3 +251,14 @@ class Cosine(AbstractFactoredCost):
     ) -> tuple[Float[Array, "n r"], Float[Array, "m r"]]:
         one = lambda points: jnp.ones_like(points[:, :1])
         return _join(one(x), -_normalised(x)), _join(one(y), _normalised(y))
+
+
+def degree(cost: GroundCost) -> int | Float[Array, ""] | None:
+    """The power of a factor of all coordinates by which the cost grows; `None` where nobody knows.
+
+    Costs that have one are those of this library, and forbid no pair.
+    """
+    if isinstance(cost, PNorm):
+        return cost.power
+    known: dict[type, int] = {SqEuclidean: 2, Euclidean: 1, Cosine: 0}
+    return known.get(type(cost))

@@ -91,3 +91,38 @@ class Unbalanced(AbstractMarginal):
     def prepare(self) -> tuple["Unbalanced", Bool[Array, ""]]:
         valid = jnp.isfinite(self.rho) & (self.rho > 0)
         return Unbalanced(jnp.where(valid, self.rho, 1)), valid
+
+
+class _InUnits(AbstractMarginal):
+    """Any constraint, with potentials and epsilon in another unit."""
+
+    side: AbstractMarginal
+    unit: Float[Array, ""]
+
+    def dual(self, f: Float[Array, " n"], a: Float[Array, " n"]) -> Float[Array, ""]:
+        return self.side.dual(self.unit * f, a) / self.unit
+
+    def share(self, f: Float[Array, " n"]) -> Float[Array, " n"]:
+        return self.side.share(self.unit * f)
+
+    def damping(self, epsilon: Float[Array, ""]) -> Float[Array, ""]:
+        return self.side.damping(self.unit * epsilon)
+
+    def softness(self) -> Float[Array, ""]:
+        softness = self.side.softness()
+        return softness * self.unit.astype(softness.dtype)
+
+    def prepare(self) -> tuple["_InUnits", Bool[Array, ""]]:
+        side, valid = self.side.prepare()
+        return _InUnits(side, self.unit), valid
+
+
+def in_units(side: AbstractMarginal, unit: Float[Array, ""]) -> AbstractMarginal:
+    """A constraint of valid numbers, with what it costs divided by `unit`."""
+    if isinstance(side, Balanced):
+        return side
+    if isinstance(side, Unbalanced):
+        # A penalty without bound in that unit would not be a number in all formulas.
+        largest = jnp.finfo(side.rho.dtype).max / 16
+        return Unbalanced(jnp.minimum(side.rho / unit.astype(side.rho.dtype), largest))
+    return _InUnits(side, unit)

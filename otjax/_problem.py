@@ -3,11 +3,11 @@
 import equinox as eqx
 import jax.lax as lax
 import jax.numpy as jnp
-from jaxtyping import Array, ArrayLike, Float
+from jaxtyping import Array, ArrayLike, Bool, Float
 
 from ._arrays import float_array, float_scalar, known_number, positive_number
-from ._geometry import AbstractGeometry
-from ._marginals import AbstractMarginal, Balanced, Unbalanced
+from ._geometry import AbstractGeometry, Partners
+from ._marginals import AbstractMarginal, Balanced, in_units, Unbalanced
 from ._results import RESULTS
 
 
@@ -40,6 +40,10 @@ class PreparedProblem(eqx.Module):
     - `geometry`, `a`, `b`, `marginals`: as in `EntropicProblem`, prepared.
     - `epsilon`: a number.
     - `mean`, `least`: the mean and the least cost of allowed pairs, without derivatives.
+    - `unit`: what all costs, `epsilon`, and penalties were divided by, so that products neither
+        over- nor underflow. Potentials and values of this problem are in that unit.
+    - `lost`: the masses of the points of each side that have no allowed partner, and that `a` and
+        `b` are without.
     """
 
     geometry: AbstractGeometry
@@ -49,13 +53,22 @@ class PreparedProblem(eqx.Module):
     marginals: tuple[AbstractMarginal, AbstractMarginal]
     mean: Float[Array, ""]
     least: Float[Array, ""]
+    unit: Float[Array, ""]
+    lost: tuple[Float[Array, ""], Float[Array, ""]]
 
     @property
     def T(self) -> "PreparedProblem":
         """The same problem with the two measures exchanged."""
-        side_a, side_b = self.marginals
         return PreparedProblem(
-            self.geometry.T, self.b, self.a, self.epsilon, (side_b, side_a), self.mean, self.least
+            self.geometry.T,
+            self.b,
+            self.a,
+            self.epsilon,
+            self.marginals[::-1],
+            self.mean,
+            self.least,
+            self.unit,
+            self.lost[::-1],
         )
 
     @property
@@ -154,35 +167,73 @@ class EntropicProblem(eqx.Module):
         """The problem that a solver works on, made of valid numbers only, and what was wrong."""
         a, a_valid = valid_masses(self.a)
         b, b_valid = valid_masses(self.b)
-        (side_a, a_rho_valid), (side_b, b_rho_valid) = (side.prepare() for side in self.marginals)
+        sides, rho_valid = zip(*(side.prepare() for side in self.marginals), strict=True)
         same_total = jnp.array(True)
         if _has_gauge(self.marginals):
             # Totals that agree up to rounding are made to agree, or no plan could be exact.
             ratio = lax.stop_gradient(jnp.sum(a) / jnp.sum(b))
             same_total = jnp.abs(ratio - 1) <= (1e-4 if a.dtype == jnp.float32 else 1e-6)
             b = b * ratio
-        geometry, finite, mean, least = self.geometry.prepare(a, b)
-        given = self.epsilon
-        epsilon = given.times(mean - least) if isinstance(given, Relative) else given
-        largest = jnp.sqrt(jnp.finfo(epsilon.dtype).max)
-        epsilon_valid = (epsilon > 0) & (epsilon < largest)
-        epsilon = jnp.where(epsilon_valid, epsilon, 1)
+        geometry, finite, mean, least, unit, partners = self.geometry.prepare(a, b)
+        unit = jnp.asarray(unit, a.dtype)
+        a, b, lost = _without_the_alone(a, b, partners)
+        # A mass that has nowhere to go may vanish, or else there is no plan.
+        feasible = jnp.isfinite(least) | ~finite
+        least = jnp.where(jnp.isfinite(least), least, mean)
+        for side, mass in zip(sides, lost, strict=True):
+            feasible &= ~((mass > 0) & (side.softness() == 0))
+        if _has_gauge(self.marginals):
+            alone = (lost[0] > 0) | (lost[1] > 0)
+            b = b * lax.stop_gradient(jnp.where(alone, jnp.sum(a) / jnp.sum(b), 1))
+        epsilon, epsilon_valid = self._epsilon_in(unit, mean - least)
         result = RESULTS.successful
         for valid, otherwise in (
+            (feasible, RESULTS.infeasible),
             (same_total, RESULTS.unequal_mass),
-            (a_rho_valid & b_rho_valid, RESULTS.invalid_rho),
+            (rho_valid[0] & rho_valid[1], RESULTS.invalid_rho),
             (epsilon_valid, RESULTS.invalid_epsilon),
             (a_valid & b_valid, RESULTS.invalid_mass),
             (finite, RESULTS.nonfinite_input),
         ):
             result = RESULTS.where(valid, result, otherwise)
-        return PreparedProblem(geometry, a, b, epsilon, (side_a, side_b), mean, least), result
+        side_a, side_b = (in_units(side, unit) for side in sides)
+        marginals = side_a, side_b
+        prepared = PreparedProblem(geometry, a, b, epsilon, marginals, mean, least, unit, lost)
+        return prepared, result
+
+    def _epsilon_in(
+        self, unit: Float[Array, ""], spread: Float[Array, ""]
+    ) -> tuple[Float[Array, ""], Bool[Array, ""]]:
+        """`epsilon` divided by `unit`, in which the mean cost is `spread` above the least, and
+        whether it is valid."""
+        if isinstance(self.epsilon, Relative):
+            epsilon = self.epsilon.times(spread)
+        else:
+            epsilon = self.epsilon / unit
+        largest = jnp.sqrt(jnp.finfo(epsilon.dtype).max)
+        given = epsilon if isinstance(self.epsilon, Relative) else self.epsilon
+        valid = (given > 0) & (epsilon < largest)
+        # One that is too small to be resolved must not be so small that its inverse is infinite.
+        return jnp.where(valid, jnp.maximum(epsilon, 16 / largest), 1), valid
 
 
 def _constraint(side: AbstractMarginal) -> AbstractMarginal:
     """The same, or what a penalty without bound is."""
     hard = isinstance(side, Unbalanced) and known_number(side.rho) == jnp.inf
     return Balanced() if hard else side
+
+
+def _without_the_alone(
+    a: Float[Array, " n"], b: Float[Array, " m"], partners: Partners | None
+) -> tuple[Float[Array, " n"], Float[Array, " m"], tuple[Float[Array, ""], Float[Array, ""]]]:
+    """The masses of the points that have partners, and the sums of those of the others."""
+    if partners is None:
+        return a, b, (jnp.zeros((), a.dtype), jnp.zeros((), b.dtype))
+    lost = (
+        jnp.sum(jnp.where(partners.rows, 0, a)),
+        jnp.sum(jnp.where(partners.columns, 0, b)),
+    )
+    return jnp.where(partners.rows, a, 0), jnp.where(partners.columns, b, 0), lost
 
 
 def _has_gauge(marginals: tuple[AbstractMarginal, AbstractMarginal]) -> bool:

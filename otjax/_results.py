@@ -1,25 +1,42 @@
-"""How a solve can end."""
+"""How a solve can end, and the principle of every number that is handed out.
+
+A number is right to its tolerance, or says that it is not. What has a status says so by that,
+beside the best finite numbers that could be found. A bare scalar has none: where the input is
+invalid it is NaN, with derivatives of zero, and never a number that could be taken for one; where
+only the accuracy is short it is the best value found.
+"""
+
+import os
+from collections.abc import Callable
+from typing import TypeVar
 
 import equinox as eqx
+import jax.core
 import jax.numpy as jnp
-from jaxtyping import Array, Bool
+from jaxtyping import Array, Bool, PyTree
+
+
+Token = TypeVar("Token", bound=PyTree)
 
 
 class RESULTS(eqx.Enumeration):
-    """How a solve ended; each member's text says what to change."""
+    """How a solve ended; each member's text, which it prints as, says what failed and what to
+    change."""
 
-    successful = ""
+    __module__ = "otjax"
+
+    successful = "successful"
     max_steps_reached = (
-        "The solver stopped after `max_steps` steps, short of its tolerance. Raise `max_steps`, "
-        "`tolerance` or `epsilon`."
+        "The solver stopped after `max_steps` steps, short of its tolerance. Raise `max_steps` or "
+        "`tolerance`, or `epsilon` where there is one."
     )
     stagnated = (
         "The marginal error stopped falling short of `tolerance`, at what rounding allows. Raise "
-        "`tolerance` or `epsilon`, or use float64."
+        "`tolerance` or `epsilon`, or in float32 use float64."
     )
     unresolved_epsilon = (
         "`epsilon` is below what rounding resolves at the size of these costs; the solution is "
-        "that at the least epsilon which is resolved. Raise `epsilon`, or use float64."
+        "that at the least epsilon which is resolved. Raise `epsilon`, or in float32 use float64."
     )
     not_symmetric = (
         "`SymmetricSinkhorn` is for a measure against itself under a symmetric cost, and this "
@@ -31,7 +48,7 @@ class RESULTS(eqx.Enumeration):
     )
     nonfinite = (
         "The iteration met a number that is not finite; the last finite potentials are returned. "
-        "Raise `epsilon`, or use float64."
+        "Raise `epsilon`, or in float32 use float64."
     )
     nonfinite_input = (
         "The points or costs contain NaN or infinity, or overflow. Clean or rescale the input of "
@@ -72,6 +89,10 @@ class RESULTS(eqx.Enumeration):
         "No step along the gradient lowers the objective any more, short of `tolerance`. Raise "
         "`tolerance`, make the objective more accurate, or use float64."
     )
+    not_convex = (
+        "A function is not strictly convex at some points, so that its gradient is no map with a "
+        "density. Raise `strong_convexity`, or use float64."
+    )
     invalid_growth = "`growth` must be finite and positive, a length. Pass a positive `growth`."
     invalid_cost = (
         "`cost` is not a convex function of the difference of its points, so that on the line the "
@@ -96,3 +117,21 @@ def is_invalid(result: RESULTS) -> Bool[Array, ""]:
         RESULTS.negative_entries,
     )
     return jnp.any(jnp.stack([result == member for member in invalid]))
+
+
+def raise_unless_successful(
+    token: Token, result: RESULTS, numbers: Callable[[], str] = lambda: ""
+) -> Token:
+    """The `token`; raises a `RuntimeError` if the result, of no batch, is a failure.
+
+    Where the result is known, its text is followed by `numbers()`. Otherwise it is raised when the
+    program runs, as Equinox raises.
+    """
+    failed = result != RESULTS.successful
+    # `breakpoint`, `nan` and `off` are Equinox's affair.
+    left_to_equinox = os.environ.get("EQX_ON_ERROR", "raise") != "raise"
+    if left_to_equinox or isinstance(failed, jax.core.Tracer):
+        return result.error_if(token, failed)
+    if failed:
+        raise RuntimeError(f"{RESULTS[result]} {numbers()}".strip())
+    return token

@@ -122,6 +122,10 @@ def conjugate_gradients(
         )
 
     eps = jnp.finfo(rhs.dtype).eps ** 2
+    # Squares of numbers near 1 neither over- nor underflow.
+    size = jnp.max(jnp.abs(rhs))
+    size = jnp.where(size > 0, size, 1)
+    rhs, radius = rhs / size, radius / size
     initial = jnp.sum(rhs * preconditioner * rhs)
     start = _CG(
         x=jnp.zeros_like(rhs),
@@ -132,4 +136,4 @@ def conjugate_gradients(
         stuck=jnp.array(False),
         step=jnp.zeros((), jnp.int32),
     )
-    return lax.while_loop(unfinished, body, start).x
+    return size * lax.while_loop(unfinished, body, start).x

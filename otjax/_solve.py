@@ -1,19 +1,26 @@
 """The door: a problem and a solver in, a solution out."""
 
 import equinox as eqx
+import jax
 import jax.numpy as jnp
-from jaxtyping import Array, ArrayLike, Int
+from jaxtyping import Array, ArrayLike, Float, Int
 
 from ._adjoint import AbstractAdjoint, envelope, ImplicitAdjoint
-from ._arrays import constant, count, float_array
+from ._arrays import constant, count, float_array, needs_precision
 from ._control import in_turn
-from ._dual import centre, marginal_error
-from ._problem import EntropicProblem
+from ._dual import centre, excess_mass, left_out, marginal_error
+from ._memory import check_memory
+from ._problem import EntropicProblem, PreparedProblem
 from ._reduction import is_allowed
+<<<<<<< HEAD
 from ._results import RESULTS
 from ._small import solves_at_once
+=======
+from ._results import is_invalid, raise_unless_successful, RESULTS
+>>>>>>> main
 from ._solution import Solution, Stats
 from ._solver import AbstractSolver, chosen_solver, Potentials, size_of
+from ._unit import times_unit
 
 
 def solve(
@@ -47,14 +54,17 @@ def solve(
 
     **Returns:** a `Solution`.
 
-    **Raises:** `ValueError` for arguments of the wrong kind; a `RuntimeError` that says what to
-    change if the solve fails and `throw` is true.
+    **Raises:** `ValueError` for arguments of the wrong kind, and for a problem that cannot fit in
+    the memory of the device; a `RuntimeError` that says what to change if the solve fails and
+    `throw` is true.
     """
     if not isinstance(problem, EntropicProblem):
         raise ValueError(
             f"`problem` must be an `EntropicProblem`, got {type(problem).__name__}; pass "
             "`otjax.EntropicProblem(otjax.PointCloud(x, y))`."
         )
+    needs_precision(problem.geometry.dtype, "`problem`")
+    check_memory(problem)
     solver = chosen_solver(solver, tolerance, problem.geometry.dtype)
     adjoint = ImplicitAdjoint() if adjoint is None else adjoint
     if not isinstance(adjoint, AbstractAdjoint):
@@ -69,9 +79,20 @@ def solve(
         None if max_steps is None else count(max_steps, "max_steps"),
     )
     if throw:
-        failed = solution.result != RESULTS.successful
-        solution = solution.result.error_if(solution, failed)
+        solution = raise_unless_successful(solution, solution.result, lambda: _numbers_of(solution))
     return solution
+
+
+def _numbers_of(solution: Solution) -> str:
+    """What a failed solve came to."""
+    if is_invalid(solution.result):
+        return ""
+    stats = solution.stats
+    return (
+        f"(It made {int(stats.num_steps)} steps in {solution.value.dtype}, and left a marginal "
+        f"error of {float(stats.marginal_error):.2g} at an `epsilon` of "
+        f"{float(solution.problem.epsilon):.4g}.)"
+    )
 
 
 @eqx.filter_jit
@@ -84,23 +105,51 @@ def _solve(
 ) -> Solution:
     prepared, validity = problem.prepare()
     # Nothing is differentiated through the iterations of a solver.
+    # In the problem's unit, and back at the end.
+    unit = prepared.unit
     fixed = constant(prepared)
+<<<<<<< HEAD
     outcome = in_turn(
         type(solver).run, solver, fixed, constant(init), max_steps, at_once=solves_at_once
     )()
+=======
+    init = jax.tree.map(lambda potential: potential / fixed.unit, constant(init))
+    outcome = in_turn(type(solver).run, solver, fixed, init, max_steps)()
+>>>>>>> main
     # The problem's own, or the least that is resolved; then there is nothing to differentiate.
     epsilon = jnp.where(outcome.epsilon > fixed.epsilon, outcome.epsilon, prepared.epsilon)
     prepared = prepared.at(epsilon)
-    error = marginal_error(fixed.at(outcome.epsilon), outcome.f, outcome.g, outcome.marginals)
+    fixed = fixed.at(outcome.epsilon)
+    error = marginal_error(fixed, outcome.f, outcome.g, outcome.marginals)
     # Centred first, so that second derivatives of the value see the potentials that users see.
-    f, g = centre(prepared, *adjoint.attach(prepared, outcome.f, outcome.g))
-    value = envelope(prepared, f, g, jnp.sum(outcome.marginals[0]))
+    potentials = times_unit(_attach, unit, adjoint, prepared, outcome.f, outcome.g)
+    f, g = (potential / unit for potential in potentials)
+    excess = excess_mass(fixed, outcome.f, outcome.g, jnp.sum(outcome.marginals[0]))
+    value = times_unit(_optimum, unit, prepared, f, g, excess)
     # Potentials of the size of a forbidden cost are those of points that have no other pair.
     blocked = ~is_allowed(4 * size_of(outcome.f, outcome.g))
     result = RESULTS.where(blocked, RESULTS.infeasible, outcome.result)
     result = RESULTS.where(validity == RESULTS.successful, result, validity)
     stats = Stats(outcome.num_steps, error)
-    return Solution(problem.at(epsilon), prepared, (f, g), value, result, stats)
+    return Solution(problem.at(unit * epsilon), prepared, potentials, value, result, stats)
+
+
+def _attach(
+    adjoint: AbstractAdjoint,
+    problem: PreparedProblem,
+    f: Float[Array, " n"],
+    g: Float[Array, " m"],
+) -> Potentials:
+    return centre(problem, *adjoint.attach(problem, f, g))
+
+
+def _optimum(
+    problem: PreparedProblem,
+    f: Float[Array, " n"],
+    g: Float[Array, " m"],
+    excess: Float[Array, ""],
+) -> Float[Array, ""]:
+    return envelope(problem, f, g, excess) + left_out(problem)
 
 
 def _checked_init(

@@ -113,7 +113,7 @@ def _values(geometry, cost: Array, f: Array, g: Array, epsilon: Array, of: str):
 
 def _summary(prepared, cost: Array, a: Array, b: Array):
     allowed = jnp.isfinite(cost)
-    mean = jnp.sum(jnp.where(allowed, a[:, None] * b[None, :] * cost, 0))
+    mean = _mean(cost, a, b)
     least = jnp.min(jnp.where(allowed, cost, jnp.inf))
     return {
         "`prepare`: `mean` is not the mean cost of allowed pairs": (prepared.mean, mean),
@@ -121,13 +121,18 @@ def _summary(prepared, cost: Array, a: Array, b: Array):
     }
 
 
+def _mean(cost: Array, a: Array, b: Array) -> Array:
+    """The mean cost of allowed pairs."""
+    weights = jnp.where(jnp.isfinite(cost), a[:, None] * b[None, :], 0)
+    return jnp.sum(weights * jnp.where(jnp.isfinite(cost), cost, 0)) / jnp.sum(weights)
+
+
 def _absent_points(geometry, cost: Array, a: Array, b: Array):
     """Without the first point of each side: the others' costs stay."""
     a, b = a.at[0].set(0), b.at[0].set(0)
     prepared = geometry.prepare(a, b)
     got = _matrix(prepared.geometry, prepared.mean)
-    mean = jnp.sum((a[:, None] * b[None, :] * jnp.where(jnp.isfinite(cost), cost, 0))[1:, 1:])
-    mean = mean / (jnp.sum(a) * jnp.sum(b))
+    mean = _mean(cost[1:, 1:], a[1:], b[1:])
     return {
         "`prepare`: a mass of zero changes the costs of others": (got[1:, 1:], cost[1:, 1:]),
         "`prepare`: a point of mass zero counts in `mean`": (prepared.mean, mean),

@@ -1,7 +1,14 @@
 """Numbers at the edges: penalties without bound, masses next to nothing, shifted costs, points that
 have no partner."""
 
+import importlib
+import pathlib
+import sys
+
+import equinox as eqx
 import helpers
+import hypothesis
+import hypothesis.strategies as st
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -154,3 +161,320 @@ def test_a_point_without_an_allowed_partner_is_infeasible():
     a = jnp.array([0.25, 0.25, 0.0, 0.25, 0.25])
     absent = otjax.solve(otjax.EntropicProblem(otjax.CostMatrix(cost), a, epsilon=0.1))
     np.testing.assert_allclose(absent.value, 1.0, rtol=1e-6)
+
+
+@pytest.mark.parametrize("dtype", [jnp.float32, jnp.float64])
+def test_mass_without_an_allowed_partner_vanishes_at_its_price(dtype):
+    rng = np.random.default_rng(0)
+    cost, u = 4 * rng.random((9, 8)), np.full(9, 0.1)
+    forbidden = cost.copy()
+    forbidden[2], forbidden[:, [1, 6]] = np.inf, np.inf
+    rows, columns = np.delete(np.arange(9), 2), np.delete(np.arange(8), [1, 6])
+    numbers = tuple(jnp.asarray(one, dtype) for one in (u, u[:8], 0.1, 1.0))
+
+    def value(cost, a, b, epsilon, rho):
+        marginals = otjax.Unbalanced(rho), otjax.Unbalanced(2 * rho)
+        geometry = otjax.CostMatrix(cost)
+        problem = otjax.EntropicProblem(geometry, a, b, epsilon=epsilon, marginals=marginals)
+        solution = otjax.solve(problem, throw=False)
+        return solution.value, solution
+
+    def without(cost, a, b, epsilon, rho):
+        value_of_rest, solution = value(cost[rows][:, columns], a[rows], b[columns], epsilon, rho)
+        lost_a, lost_b = a[2], b[1] + b[6]
+        mass = jnp.sum(a) * jnp.sum(b) - jnp.sum(a[rows]) * jnp.sum(b[columns])
+        return value_of_rest + rho * lost_a + 2 * rho * lost_b + epsilon * mass, solution
+
+    differentiated = lambda function: jax.jit(
+        jax.value_and_grad(function, argnums=(0, 1, 2, 3, 4), has_aux=True)
+    )
+    (got, solution), gradient = differentiated(value)(jnp.asarray(forbidden, dtype), *numbers)
+    (expected, rest), expected_gradient = differentiated(without)(
+        jnp.asarray(cost, dtype), *numbers
+    )
+    assert solution.result == RESULTS.successful
+    tolerance = 1e-5 if dtype == jnp.float32 else 1e-12
+    np.testing.assert_allclose(got, expected, rtol=tolerance)
+    for one, other in zip(gradient, expected_gradient, strict=True):
+        np.testing.assert_allclose(one, other, atol=tolerance)
+    plan = solution.plan.as_matrix()
+    np.testing.assert_allclose(plan[rows][:, columns], rest.plan.as_matrix(), atol=tolerance)
+    assert jnp.all(plan[2] == 0) and jnp.all(plan[:, np.array([1, 6])] == 0)
+    # The default epsilon is that of the rest as well, and a fixed marginal cannot give way.
+    default = lambda geometry, *masses, marginals: otjax.solve(
+        otjax.EntropicProblem(geometry, *masses, marginals=marginals), throw=False
+    )
+    a, b, *_ = numbers
+    of_all = default(
+        otjax.CostMatrix(jnp.asarray(forbidden, dtype)), a, b, marginals=otjax.Unbalanced(1.0)
+    )
+    of_rest = default(
+        otjax.CostMatrix(jnp.asarray(cost, dtype)[rows][:, columns]), a[rows], b[columns],
+        marginals=otjax.Unbalanced(1.0),
+    )  # fmt: skip
+    np.testing.assert_allclose(of_all.problem.epsilon, of_rest.problem.epsilon, rtol=1e-6)
+    geometry = otjax.CostMatrix(jnp.asarray(forbidden, dtype))
+    sides = otjax.Balanced(), otjax.Unbalanced(1.0)
+    assert default(geometry, a, b, marginals=sides).result == RESULTS.infeasible
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("engine", [otjax.Dense(), otjax.Streamed(4)])
+def test_a_cost_may_forbid_a_point_all_partners(engine):
+    x = jnp.linspace(0, 1, 9)[:, None].at[3].set(5.0)
+    y = jnp.linspace(0.1, 1.3, 7)[:, None].at[0].set(-9.0)
+    near = lambda p, q: jnp.where(jnp.abs(p[0] - q[0]) < 2, (p[0] - q[0]) ** 2, jnp.inf)
+    cost = np.asarray(helpers.cost_matrix(x, y, near))
+    rows, columns = np.delete(np.arange(9), 3), np.arange(1, 7)
+    solve = lambda geometry, *masses: otjax.solve(
+        otjax.EntropicProblem(geometry, *masses, marginals=otjax.Unbalanced(0.5))
+    )
+    solution = solve(otjax.PointCloud(x, y, cost=near, engine=engine))
+    rest = solve(otjax.CostMatrix(cost[rows][:, columns]), np.full(8, 1 / 9), np.full(6, 1 / 7))
+    epsilon = rest.problem.epsilon
+    np.testing.assert_allclose(solution.problem.epsilon, epsilon, rtol=1e-12)
+    price = 0.5 * (1 / 9 + 1 / 7) + epsilon * (1 - 8 / 9 * 6 / 7)
+    np.testing.assert_allclose(solution.value, rest.value + price, rtol=1e-9)
+
+
+def _outputs(geometry, of_epsilon, *masses):
+    """All that scales, of float32 points or costs."""
+
+    def value(geometry, epsilon, linear):
+        problem = otjax.EntropicProblem(geometry, *masses, epsilon=epsilon)
+        solution = otjax.solve(problem, throw=False)
+        return solution.value_linear if linear else solution.value, solution
+
+    slopes = [
+        eqx.filter_value_and_grad(lambda both, linear=linear: value(*both, linear), has_aux=True)(
+            (geometry, of_epsilon)
+        )
+        for linear in (False, True)
+    ]
+    (of_value, solution), gradient = slopes[0]
+    (linear, _), gradient_linear = slopes[1]
+    outputs = {
+        "value": of_value,
+        "value_linear": linear,
+        "potential": solution.potentials[0],
+        "d value": jax.tree.leaves(gradient[0])[0],
+        "d value_linear": jax.tree.leaves(gradient_linear[0])[0],
+        "d value / d epsilon": gradient[1],
+        "d value_linear / d epsilon": gradient_linear[1],
+        "result": solution.result._value,
+    }
+    if isinstance(geometry, otjax.PointCloud):
+        outputs["transport"] = solution.transport(geometry.x + geometry.y[0])
+        outputs["potential there"] = solution.potential(geometry.x + geometry.y[0])
+    return outputs
+
+
+_POWERS = {"d value": 1, "d value_linear": 1, "transport": 1} | {
+    name: 0 for name in ("d value / d epsilon", "d value_linear / d epsilon", "result")
+}
+
+
+@pytest.mark.parametrize(
+    "engine",
+    [otjax.Dense(), pytest.param(otjax.Streamed(8), marks=pytest.mark.slow)],
+    ids=["dense", "streamed"],
+)
+def test_answers_scale_with_the_points_to_the_last_bit(engine):
+    rng = np.random.default_rng(0)
+    x, y = rng.normal(size=(14, 2)), rng.normal(size=(11, 2)) + 1
+
+    @jax.jit
+    def outputs(scale):
+        clouds = (jnp.asarray(points, jnp.float32) * scale for points in (x, y))
+        return _outputs(otjax.PointCloud(*clouds, engine=engine), 0.2 * scale**2)
+
+    expected = outputs(jnp.float32(1.0))
+    assert expected["result"] == 0
+    for exponent in (-59, -50, -27, 15, 50):
+        for name, got in outputs(jnp.float32(2.0**exponent)).items():
+            back = np.ldexp(np.asarray(got, float), -exponent * _POWERS.get(name, 2))
+            # The least numbers that float32 has are coarse.
+            rtol = 3e-3 if exponent < -55 else 0
+            size = np.max(np.abs(np.asarray(expected[name])))
+            np.testing.assert_allclose(
+                back, expected[name], rtol=0, atol=rtol * size, err_msg=f"{name}, 2^{exponent}"
+            )
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("dtype", [jnp.float32, jnp.float64])
+def test_default_epsilon_penalties_and_certificates_scale_too(dtype):
+    rng = np.random.default_rng(0)
+    x, y = (jnp.asarray(rng.normal(size=(n, 3)), dtype) for n in (14, 11))
+
+    @jax.jit
+    def outputs(scale):
+        unit = scale**2
+        cloud = otjax.PointCloud(x * scale, y * scale)
+        costs = otjax.CostMatrix(otjax.SqEuclidean().pairwise(x, y) * unit)
+        found = {}
+        for name, geometry in (("points", cloud), ("matrix", costs)):
+            free = otjax.EntropicProblem(geometry, marginals=otjax.Unbalanced(0.7 * unit))
+            tied = otjax.solve(otjax.EntropicProblem(geometry), throw=False)
+            loose = otjax.solve(free, throw=False)
+            proof = otjax.certify(tied)
+            found[name] = tuple(
+                number / unit for number in (
+                    tied.problem.epsilon, tied.value, loose.value, proof.lower, proof.upper,
+                )
+            )  # fmt: skip
+        divergence = otjax.sinkhorn_divergence(x * scale, y * scale)
+        return found | {"divergence": divergence / unit}
+
+    expected = outputs(jnp.asarray(1.0, dtype))
+    assert all(np.all(np.isfinite(leaf)) for leaf in jax.tree.leaves(expected))
+    for exponent in (-50, -20, 20, 49) if dtype == jnp.float32 else (-400, 400):
+        got = outputs(jnp.asarray(2.0**exponent, dtype))
+        jax.tree.map(np.testing.assert_array_equal, got, expected)
+
+
+@pytest.mark.parametrize("ratio", [1e2, 1e4, 1e6, 1e7])
+def test_large_epsilon_in_single_precision(ratio):
+    x, y = (np.random.default_rng(k).normal(size=(20, 3)).astype(np.float32) for k in (0, 1))
+    y = y + np.float32(0.3)
+    cost = np.square(x[:, None].astype(float) - y).sum(-1)
+    means = x.mean(0, dtype=float) - y.mean(0, dtype=float)
+
+    def limit(cost):
+        # To first order in 1 / epsilon: what remains of the cost's variance without its two sides.
+        centred = cost - cost.mean(0) - cost.mean(1)[:, None] + cost.mean()
+        return cost.mean() - np.mean(centred**2) / (2 * ratio * mean)
+
+    mean = cost.mean()
+    both, divergence = _at_large_epsilon(x, y, np.float32(ratio * mean))
+    of_y = np.square(y[:, None].astype(float) - y).sum(-1)
+    of_x = np.square(x[:, None].astype(float) - x).sum(-1)
+    for value in both:
+        np.testing.assert_allclose(value, limit(cost), rtol=1e-4)
+    expected = means @ means if ratio > 1e5 else limit(cost) - 0.5 * (limit(of_x) + limit(of_y))
+    np.testing.assert_allclose(divergence, expected, rtol=1e-3 if ratio < 1e5 else 1e-4)
+
+
+@jax.jit
+def _at_large_epsilon(x, y, epsilon):
+    geometry = otjax.PointCloud(x, y)
+    values = [
+        otjax.solve(
+            otjax.EntropicProblem(geometry, epsilon=epsilon, marginals=marginals), throw=False
+        ).value
+        # A penalty that is hard enough for the mean to be moved, and far below epsilon.
+        for marginals in (otjax.Balanced(), otjax.Unbalanced(jnp.float32(3e5)))
+    ]
+    return values, otjax.sinkhorn_divergence(x, y, epsilon=epsilon)
+
+
+@pytest.mark.parametrize("dtype", [jnp.float32, jnp.float64])
+def test_penalties_so_soft_that_all_mass_vanishes(dtype):
+    cost = jnp.asarray(np.random.default_rng(0).random((6, 5)) + 1e5, dtype)
+    problem = otjax.EntropicProblem(
+        otjax.CostMatrix(cost), epsilon=0.01, marginals=otjax.Unbalanced(0.5)
+    )
+    solution = otjax.solve(problem)
+    np.testing.assert_allclose(solution.value, 2 * 0.5 + 0.01, rtol=1e-5)
+    assert jnp.all(solution.plan.as_matrix() == 0)
+
+
+def test_a_result_prints_its_text_and_a_failure_its_numbers():
+    x, y = _clouds()
+    problem = otjax.EntropicProblem(otjax.PointCloud(x, y), epsilon=0.05)
+    solution = otjax.solve(problem, max_steps=2, throw=False)
+    assert "Raise `max_steps`" in str(solution.result)
+    assert "successful" in str(RESULTS.successful)
+    with pytest.raises(RuntimeError, match=r"`max_steps`.*2 steps in float64.*`epsilon` of 0\.05"):
+        otjax.solve(problem, max_steps=2)
+
+
+def test_double_precision_is_read_where_there_is_some():
+    x, y = _clouds()
+    solution = otjax.solve(otjax.EntropicProblem(otjax.PointCloud(x, y), epsilon=1.0))
+    with jax.enable_x64(False):
+        for read in (
+            lambda: solution.value_linear,
+            lambda: solution.plan,
+            lambda: solution.marginals,
+            lambda: solution.transport(np.zeros((2, 3), np.float32)),
+            lambda: otjax.certify(solution),
+            lambda: otjax.solve(solution.problem),
+            lambda: otjax.sinkhorn_divergence(x, y),
+        ):
+            with pytest.raises(ValueError, match="enable_x64"):
+                read()
+
+
+def test_potentials_of_pot_are_a_start_and_ours_are_its():
+    ot = pytest.importorskip("ot")
+    x, y = _clouds()
+    rng = np.random.default_rng(0)
+    a, b = (rng.uniform(0.5, 1.5, n) for n in (30, 40))
+    a, b, epsilon = a / a.sum(), b / b.sum(), 0.5
+    cost = np.asarray(helpers.cost_matrix(x, y, otjax.SqEuclidean()))
+    theirs = ot.solve(cost, a, b, reg=epsilon, reg_type="entropy", tol=1e-12, max_iter=10_000)
+    logs = [epsilon * np.asarray(one) for one in theirs.potentials]
+    problem = otjax.EntropicProblem(otjax.PointCloud(x, y), a, b, epsilon=epsilon)
+    init = otjax.without_masses(*logs, a, b, epsilon=epsilon)
+    warm = otjax.solve(problem, init=init)
+    assert warm.stats.num_steps <= 2
+    f, g = otjax.with_masses(*warm.potentials, a, b, epsilon=epsilon)
+    plan = np.exp((f[:, None] + g - cost) / epsilon)
+    np.testing.assert_allclose(plan, theirs.plan, atol=1e-9)
+    back = otjax.without_masses(f, g, a, b, epsilon=epsilon)
+    jax.tree.map(lambda *pair: np.testing.assert_allclose(*pair, atol=1e-12), back, warm.potentials)
+    # Points of mass zero.
+    f, _ = otjax.with_masses(
+        jnp.ones(2), jnp.ones(1), jnp.array([1.0, 0.0]), jnp.ones(1), epsilon=1
+    )
+    assert f[1] == -jnp.inf
+    f, _ = otjax.without_masses(f, jnp.ones(1), jnp.array([1.0, 0.0]), jnp.ones(1), epsilon=1)
+    np.testing.assert_array_equal(f, [1.0, 0.0])
+    with pytest.raises(ValueError, match="`f` and `a`"):
+        otjax.with_masses(jnp.ones(2), jnp.ones(1), jnp.ones(3), jnp.ones(1), epsilon=1.0)
+
+
+@pytest.fixture
+def fuzz(monkeypatch):
+    """The script of random problems, and its bounds in float64."""
+    monkeypatch.syspath_prepend(str(pathlib.Path(__file__).parents[1] / "benchmarks"))
+    yield importlib.import_module("fuzz")
+    sys.modules.pop("fuzz")
+
+
+@pytest.mark.slow
+def test_no_answer_to_a_random_problem_is_a_lie(fuzz):
+    @hypothesis.settings(max_examples=300)
+    @hypothesis.given(seed=st.integers(0, 2**31))
+    def tell(seed):
+        given = fuzz.problem(seed, ("small",))
+        faults = fuzz.faults(given, fuzz.ask(given))
+        assert not [fault for fault in faults if fault not in fuzz.UNKNOWN]
+
+    tell()
+
+
+def test_the_bounds_that_answers_are_held_against(fuzz):
+    """Closed form: two points each, equal masses, and the plan that they have."""
+    cost, half = np.array([[0.0, 1.0], [1.0, 0.0]]), np.full(2, 0.5)
+    zero, infinite = np.zeros(2), (np.inf, np.inf)
+    value = -0.3 * np.log(0.5 + 0.5 * np.exp(-1 / 0.3))
+    np.testing.assert_allclose(
+        fuzz.bounds(cost, half, half, 0.3, infinite, zero, zero), value, rtol=1e-4
+    )
+    # A plan that is not one, a NaN and a value that is off are found.
+    given = fuzz.Problem(
+        ("matrix", "balanced", "float64"), (cost,), half, half, np.array(0.3),
+        (np.array(1.0), np.array(1.0)),
+    )  # fmt: skip
+    answer = fuzz.ask(given)
+    assert fuzz.faults(given, answer) == []
+    wrong = lambda where, number: fuzz.faults(
+        given, answer._replace(solution=eqx.tree_at(where, answer.solution, number))
+    )
+    assert "value" in wrong(lambda s: s.value, jnp.asarray(value * 1.01))[0]
+    shifted = answer.solution.potentials[0] + jnp.array([0.01, 0.0])
+    assert "marginal error" in wrong(lambda s: s.potentials[0], shifted)[0]
+    nan = answer._replace(numbers=jnp.array([jnp.nan]))
+    assert "not finite" in fuzz.faults(given, nan)[0]

@@ -108,6 +108,16 @@ def test_flow_draws_a_mesh(run, tmp_path: Path):
         assert "unconverged=0" in end.stderr
 
 
+@pytest.mark.slow
+def test_photographs_exchange_their_colours(run, tmp_path: Path):
+    picture = tmp_path / "colors.png"
+    options = ["--every", "40", "--cells", "32", "--output", picture]
+    end = run("color_transfer.py", *options)
+    assert end.returncode == 0, end.stderr
+    assert is_png(picture)
+    assert "successful" in end.stdout
+
+
 @pytest.mark.parametrize(
     ("script", "options", "message"),
     [
@@ -123,6 +133,8 @@ def test_flow_draws_a_mesh(run, tmp_path: Path):
         ("point_cloud_flow.py", ["--obj", "file.obj"], "file.obj must hold two distinct vertices"),
         ("point_cloud_flow.py", ["--obj", "broken.obj"], "broken.obj cannot be read"),
         ("point_cloud_flow.py", ["--points", "1"], "--points must be at least 2"),
+        ("color_transfer.py", ["--every", "0"], "--every must be at least 1"),
+        ("color_transfer.py", ["--first", "nothing.jpg"], "must be china.jpg or flower.jpg"),
         ("point_cloud_flow.py", ["--epsilon", "0"], "--epsilon must be positive"),
     ],
 )

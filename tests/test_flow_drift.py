@@ -8,6 +8,7 @@ import jax.random as jr
 import jaxtyping
 import numpy as np
 import pytest
+import scipy.special
 
 import otjax
 from otjax import flow, RESULTS
@@ -64,6 +65,75 @@ def test_a_drift_vanishes_at_the_data_and_goes_on_from_an_earlier_one():
     there = DRIFT.evaluate(jnp.repeat(y[:3], 3, axis=0), jnp.tile(y[:3], (4, 1)))
     np.testing.assert_allclose(there.field, 0, atol=1e-8)
     np.testing.assert_allclose(there.w2, 0, atol=1e-5)
+
+
+def plan_map(x, y, epsilon):
+    """By Sinkhorn's steps in NumPy."""
+    x, y = np.asarray(x), np.asarray(y)
+    costs = np.sum((x[:, None] - y[None]) ** 2, axis=2)
+    f, g = np.zeros(len(x)), np.zeros(len(y))
+    for _ in range(3000):
+        f = -epsilon * scipy.special.logsumexp((g[None] - costs) / epsilon, axis=1, b=1 / len(y))
+        g = -epsilon * scipy.special.logsumexp((f[:, None] - costs) / epsilon, axis=0, b=1 / len(x))
+    return np.exp((f[:, None] + g[None] - costs) / epsilon) @ y / len(y)
+
+
+@pytest.mark.slow
+def test_the_split_drift_is_that_of_two_batches():
+    x, y = clouds()
+    x, y = x[:8], y[:8]
+    split = flow.SplitSinkhornDrift(EPSILONS, solver=FINE)
+    found = split.evaluate(x, y)
+    first, second = x[:4], x[4:]
+    fields = [
+        np.concatenate(
+            [
+                plan_map(one, y, epsilon) - plan_map(one, other, epsilon)
+                for one, other in ((first, second), (second, first))
+            ]
+        )
+        for epsilon in EPSILONS
+    ]
+    np.testing.assert_allclose(found.field, np.mean(fields, axis=0), atol=1e-8)
+    np.testing.assert_allclose(split(x + 50.0, y + 50.0), found.field, atol=1e-6)
+    value, _ = divergence_and_descent(x, y, EPSILONS[0])
+    np.testing.assert_allclose(found.w2, np.sqrt(value), rtol=1e-6)
+    assert found.result == RESULTS.successful
+    np.testing.assert_allclose(split.evaluate(x, y, found).field, found.field, atol=1e-8)
+    broken = split.evaluate(x.at[0, 0].set(jnp.nan), y)
+    assert broken.result == RESULTS.nonfinite_input
+
+
+@pytest.mark.slow
+def test_where_laws_are_equal_the_split_drift_alone_has_mean_zero():
+    """The mean of <V, x> is how fast samples spread: without a bias it is zero."""
+    x, y = (jr.normal(jr.key(k), (400, n, 2)) for k, n in enumerate((16, 8)))
+    spread = lambda drift: jax.jit(
+        jax.vmap(lambda x, y: jnp.mean(jnp.sum(drift(x, y) * x, axis=1)))
+    )(x, y)
+    drifts = flow.SplitSinkhornDrift, flow.SinkhornDrift
+    pulls = [np.asarray(spread(drift(0.1, solver=solver()))) for drift in drifts]
+    errors = [np.std(pull) / 20 for pull in pulls]
+    assert np.abs(np.mean(pulls[0])) < 3 * errors[0]
+    assert np.mean(pulls[1]) < -3 * errors[1]
+
+
+@pytest.mark.parametrize(
+    "drift", [flow.MeanShift(0.3, normalised=False), pytest.param(DRIFT, marks=pytest.mark.slow)]
+)
+def test_a_drift_is_followed_for_several_steps(drift):
+    x, y = clouds()
+    followed = flow.Followed(drift, num_steps=3, step_size=0.4)
+    here = x
+    for _ in range(3):
+        here = here + 0.4 * drift.evaluate(here, y).field
+    found, start = followed.evaluate(x, y), drift.evaluate(x, y)
+    np.testing.assert_allclose(found.field, here - x, atol=1e-7)
+    np.testing.assert_allclose(followed(x, y), here - x, atol=1e-7)
+    np.testing.assert_allclose([found.size, found.w2], [start.size, start.w2])
+    assert found.result == RESULTS.successful
+    warm = followed.evaluate(x, y, found)
+    np.testing.assert_allclose(warm.field, here - x, atol=1e-7)
 
 
 def test_a_solve_that_fails_is_reported():
@@ -243,6 +313,12 @@ def test_gradients_go_through_the_flow_of_particles():
         (lambda x, y: flow.SinkhornDrift(jnp.ones((2, 2))), "epsilon"),
         (lambda x, y: flow.SinkhornDrift(1.0, solver="sinkhorn"), "solver"),
         (lambda x, y: flow.MeanShift((0.1, -0.1)), "temperatures"),
+        (lambda x, y: flow.SplitSinkhornDrift(0.0), "epsilon"),
+        (lambda x, y: flow.SplitSinkhornDrift(1.0, solver="sinkhorn"), "solver"),
+        (lambda x, y: flow.SplitSinkhornDrift(1.0)(x[:3], y), "x"),
+        (lambda x, y: flow.Followed(None), "drift"),
+        (lambda x, y: flow.Followed(DRIFT, num_steps=0), "num_steps"),
+        (lambda x, y: flow.Followed(DRIFT, step_size=0.0), "step_size"),
         (lambda x, y: flow.MeanShift(cost=None), "cost"),
         (lambda x, y: flow.MeanShift()(x[:1], y), "x"),
         (lambda x, y: flow.MeanShift()(x, y[:, :1]), "y"),

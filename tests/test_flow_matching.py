@@ -130,6 +130,68 @@ def test_pairs_that_are_given_are_kept():
     np.testing.assert_allclose(pairs.relative_cost, np.trace(costs) / 24 / costs.mean())
 
 
+def test_points_are_met_by_their_potential():
+    """Starts draw from the rows of the plan, or take the nearest less the potential."""
+    x0, x1 = clouds(200, 12)
+    masses = jnp.arange(12.0) / 66  # one of them zero
+    problem = otjax.EntropicProblem(otjax.PointCloud(x0, x1), None, masses, epsilon=0.5)
+    solution = otjax.solve(problem, FINE)
+    costs = squared_distances(x0, x1)
+    law = np.asarray(solution.plan.as_matrix()) * 200
+    draws = jax.vmap(lambda key: flow.Semidiscrete(solution).pairs(key, x0, x1))(
+        jr.split(KEY, 2000)
+    )
+    counts = np.stack([np.mean(np.asarray(draws.j) == k, axis=0) for k in range(12)], axis=1)
+    np.testing.assert_allclose(counts, law, atol=4 * 0.5 / np.sqrt(2000))
+    assert np.all(draws.j != 0)
+    soft = jax.tree.map(lambda leaf: leaf[0], draws)
+    assert soft.i.tolist() == list(range(200))
+    assert soft.marginal_error < 1e-8 and soft.result == otjax.RESULTS.successful
+    safe = np.where(law > 0, law, 1)
+    entropy = -np.mean(np.sum(law * np.log(safe), axis=1)) / np.log(12)
+    np.testing.assert_allclose(soft.entropy, entropy, rtol=1e-6)
+    independent = np.mean(costs @ np.asarray(masses))
+    np.testing.assert_allclose(
+        soft.relative_cost, np.mean(np.sum(law * costs, axis=1)) / independent, rtol=1e-6
+    )
+    g = np.asarray(solution.potentials[1])
+    hard = flow.Semidiscrete(solution, epsilon=0.0).pairs(KEY, x0, x1)
+    nearest = np.argmin(np.where(masses > 0, costs - g, np.inf), axis=1)
+    np.testing.assert_array_equal(hard.j, nearest)
+    assert hard.entropy == 0
+    of_law = np.bincount(nearest, minlength=12) / 200
+    np.testing.assert_allclose(hard.marginal_error, np.abs(of_law - masses).sum())
+    # An array of potentials is uniform and hard, of the squared distance, unless told otherwise.
+    plain = flow.Semidiscrete(g).pairs(KEY, x0, x1)
+    np.testing.assert_array_equal(plain.j, np.argmin(costs - g, axis=1))
+    euclidean = flow.Semidiscrete(g, cost=otjax.Euclidean()).pairs(KEY, x0, x1)
+    np.testing.assert_array_equal(euclidean.j, np.argmin(np.sqrt(costs) - g, axis=1))
+    told = flow.Semidiscrete(g, masses=masses, epsilon=0.5).pairs(KEY, x0, x1)
+    np.testing.assert_allclose(told.entropy, soft.entropy)
+    short = eqx.tree_at(lambda s: s.result, solution, otjax.RESULTS.max_steps_reached)
+    assert flow.Semidiscrete(short).pairs(KEY, x0, x1).result == otjax.RESULTS.max_steps_reached
+    broken = flow.Semidiscrete(g).pairs(KEY, x0.at[0, 0].set(jnp.nan), x1)
+    assert broken.result == otjax.RESULTS.nonfinite_input
+
+
+def test_a_large_sample_serves_fresh_starts_better_than_a_batch():
+    """And conditions ride along with the points."""
+    rng = np.random.default_rng(1)
+    x1 = jnp.asarray(rng.normal(size=(12, 2)))
+    sample, fresh = jnp.asarray(rng.normal(size=(200, 2))), jnp.asarray(rng.normal(size=(24, 2)))
+    problem = otjax.EntropicProblem(otjax.PointCloud(sample, x1), epsilon=0.05)
+    coupling = flow.Semidiscrete(otjax.solve(problem, solver(tolerance=1e-4)), epsilon=0.0)
+    loss = lambda coupling: flow.velocity_loss(
+        lambda t, x, end: jnp.zeros_like(x) + end - x1[0], KEY, fresh, x1, x1,
+        coupling=coupling, has_aux=True,
+    )  # fmt: skip
+    (value, pairs), (_, independent) = loss(coupling), loss(flow.Independent())
+    assert pairs.relative_cost < 0.6 < independent.relative_cost
+    ends = np.asarray(x1)[pairs.j]
+    residual = ends - np.asarray(x1)[0] - (ends - np.asarray(fresh)[pairs.i])
+    np.testing.assert_allclose(value, np.mean(np.sum(residual**2, axis=1)))
+
+
 def test_labels_are_kept_apart_as_strictly_as_asked():
     x0, x1 = clouds()
     labels = jnp.arange(24) % 2
@@ -290,6 +352,10 @@ def test_the_loss_keeps_its_dtype_is_traced_once_and_says_what_is_invalid():
         (lambda x: minibatch(draw="rows"), "draw"),
         (lambda x: flow.Minibatch(1e-3), "solver"),
         (lambda x: flow.Conditional(-1.0), "weight"),
+        (lambda x: flow.Semidiscrete(x), "potential"),
+        (lambda x: flow.Semidiscrete(x[:, 0], masses=x[:3, 0]), "masses"),
+        (lambda x: flow.Semidiscrete(x[:, 0], epsilon=-1.0), "epsilon"),
+        (lambda x: flow.Semidiscrete(x[:, 0]).pairs(KEY, x, x[:3]), "x1"),
         (lambda x: flow.Conditional(minibatch=flow.Paired()), "minibatch"),
         (lambda x: flow.BrownianBridge(0.0), "sigma"),
         (lambda x: flow.BrownianBridge(1.0, margin=0.5), "margin"),

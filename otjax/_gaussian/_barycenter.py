@@ -8,7 +8,7 @@ import jax.scipy.sparse.linalg as sparse
 from jaxtyping import Array, ArrayLike, Float, Int
 
 from .._arrays import count, float_array, optional_positive_number
-from .._results import RESULTS
+from .._results import raise_unless_successful, RESULTS
 from ._arguments import gaussian, valid_gaussian
 from ._spectral import product, riccati, square_root
 
@@ -75,7 +75,7 @@ def gaussian_barycenter(
     tolerance = tolerance.astype(means.dtype)
     found = _gaussian_barycenter(means, covs, weights, tolerance, count(max_steps, "max_steps"))
     if throw:
-        found = found.result.error_if(found, found.result != RESULTS.successful)
+        found = raise_unless_successful(found, found.result)
     return found
 
 

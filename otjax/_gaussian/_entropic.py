@@ -11,7 +11,7 @@ from jaxtyping import Array, ArrayLike, Float
 
 from .._arrays import float_array, float_scalar
 from .._marginals import AbstractMarginal, Balanced, Unbalanced
-from .._results import RESULTS
+from .._results import raise_unless_successful, RESULTS
 from ._arguments import two_gaussians, valid_gaussian
 from ._bures import aligned_roots
 from ._spectral import inner, log_det_1p, product, riccati
@@ -104,8 +104,7 @@ def solve_gaussian(
     rho = marginals.rho.astype(dtype) if isinstance(marginals, Unbalanced) else None
     solution = _solve_gaussian(*arrays, mass_a, mass_b, epsilon, rho)
     if throw:
-        failed = solution.result != RESULTS.successful
-        solution = solution.result.error_if(solution, failed)
+        solution = raise_unless_successful(solution, solution.result)
     return solution
 
 

@@ -2,7 +2,11 @@ from ._base import (
     AbstractGeometry as AbstractGeometry,
     AbstractPlan as AbstractPlan,
     AbstractPointGeometry as AbstractPointGeometry,
+    AbstractSpatialGeometry as AbstractSpatialGeometry,
+    Coarse as Coarse,
+    Partners as Partners,
     Prepared as Prepared,
 )
 from ._cost_matrix import CostMatrix as CostMatrix
+from ._grid import Grid as Grid
 from ._point_cloud import PointCloud as PointCloud

@@ -32,21 +32,33 @@ class AbstractPlan(eqx.Module):
         """The transpose."""
 
 
+class Partners(NamedTuple):
+    """Which points have an allowed partner that has a mass."""
+
+    rows: Bool[Array, " n"]
+    columns: Bool[Array, " m"]
+
+
 class Prepared(NamedTuple):
     r"""A geometry of valid numbers, and what a look at all costs tells.
 
     - `geometry`: what a solver works on.
     - `finite`: whether the given numbers were finite.
-    - `mean`: the mean cost $\sum_{ij} a_i b_j C_{ij}$ over the total masses, of allowed pairs.
+    - `mean`: the mean cost of allowed pairs, $\sum_{ij} a_i b_j C_{ij} / \sum_{ij} a_i b_j$.
     - `least`: the least cost of an allowed pair.
+    - `unit`: what costs were divided by: those of `geometry`, `mean` and `least` are in this unit.
+    - `partners`: which points have one; `None` where no pair is forbidden. Points that have none
+      count no more than points of mass zero do.
 
-    The last three carry no derivative.
+    `finite`, `mean` and `least` carry no derivative.
     """
 
     geometry: "AbstractGeometry"
     finite: Bool[Array, ""]
     mean: Float[Array, ""]
     least: Float[Array, ""]
+    unit: Float[Array, ""] | float = 1.0
+    partners: Partners | None = None
 
 
 class AbstractGeometry(eqx.Module):
@@ -77,7 +89,8 @@ class AbstractGeometry(eqx.Module):
 
         What belongs to points of mass zero, and what is not a number, is replaced by what belongs
         to others or by zero, with derivatives zero. What is used again and again is computed once.
-        A forbidden pair gets a finite cost so large that its entry of every plan is 0.
+        A forbidden pair gets a finite cost so large that its entry of every plan is 0. Costs that
+        are very large or small are brought nearer to 1, by a `unit` that is a power of two.
         """
 
     @abc.abstractmethod
@@ -105,5 +118,33 @@ class AbstractPointGeometry(AbstractGeometry):
     y: eqx.AbstractVar[Float[Array, "m d"]]
 
     @abc.abstractmethod
-    def seen_from(self, x: Float[Array, "k d"], b: Float[Array, " m"]) -> "AbstractPointGeometry":
-        """The geometry between any points `x` and the second support, of masses `b`."""
+    def seen_from(
+        self, x: Float[Array, "k d"], b: Float[Array, " m"], unit: Float[Array, ""]
+    ) -> "AbstractPointGeometry":
+        """The geometry between any points `x` and the second support, of masses `b`, with costs in
+        the `unit` that `prepare` found."""
+
+
+class Coarse(NamedTuple):
+    """A geometry between cells of points, and those that lead back to the points.
+
+    - `geometry`: between the k cells of the first side and the l cells of the second.
+    - `a`, `b`: the masses of the cells, which may be zero.
+    - `from_rows`: between the points of the first side and the cells of the second, n x l.
+    - `from_columns`: between the cells of the first side and the points of the second, k x m.
+    """
+
+    geometry: AbstractGeometry
+    a: Float[Array, " k"]
+    b: Float[Array, " l"]
+    from_rows: AbstractGeometry
+    from_columns: AbstractGeometry
+
+
+class AbstractSpatialGeometry(AbstractGeometry):
+    """A geometry that knows which points are near each other."""
+
+    @abc.abstractmethod
+    def coarsened(self, a: Float[Array, " n"], b: Float[Array, " m"], cells: int) -> Coarse:
+        """The geometry between at most so many cells of points on each side; asked of a prepared
+        one."""

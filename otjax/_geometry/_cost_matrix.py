@@ -6,10 +6,14 @@ import equinox as eqx
 import jax
 import jax.lax as lax
 import jax.numpy as jnp
-from jaxtyping import Array, ArrayLike, Float
+from jaxtyping import Array, ArrayLike, Bool, Float
 
 from .._arrays import float_array
+<<<<<<< HEAD
 from .._control import launches_cost
+=======
+from .._control import cond_any
+>>>>>>> main
 from .._reduction import (
     by_platform,
     fold_rows,
@@ -18,7 +22,8 @@ from .._reduction import (
     softmin_rows,
     without_infinities,
 )
-from ._base import AbstractGeometry, AbstractPlan, Prepared
+from .._unit import excess_exponent, over, power_of_two
+from ._base import AbstractGeometry, AbstractPlan, Partners, Prepared
 
 
 _product = partial(jnp.matmul, precision=lax.Precision.HIGHEST)
@@ -53,9 +58,35 @@ class CostMatrix(AbstractGeometry):
 
     def prepare(self, a: Float[Array, " n"], b: Float[Array, " m"]) -> Prepared:
         alive = (a > 0)[:, None] & (b > 0)[None, :]
-        # The least cost keeps the plan of the points of mass zero as small as everybody's.
-        least = lax.stop_gradient(jnp.min(jnp.where(alive, self.matrix, jnp.inf)))
-        return held(without_infinities(jnp.where(alive, self.matrix, least)), a, b)
+        cost = lax.stop_gradient(self.matrix)
+        least = jnp.min(jnp.where(alive, cost, jnp.inf))
+        most = jnp.max(jnp.where(alive, cost, -jnp.inf))
+
+        def look_at_forbidden() -> tuple[Array, Array, Array, Array]:
+            allowed = alive & (cost < jnp.inf)
+            rows, columns = jnp.any(allowed, axis=1), jnp.any(allowed, axis=0)
+            # Where nothing is allowed at all there is no problem: all stay.
+            some = jnp.any(rows)
+            rows, columns = rows | ~some, columns | ~some
+            share = _share_of(allowed, jnp.where(rows, a, 0), jnp.where(columns, b, 0))
+            return rows, columns, share, jnp.max(jnp.where(allowed, cost, -jnp.inf))
+
+        everybody = jnp.ones_like(a, bool), jnp.ones_like(b, bool)
+        rows, columns, share, most = cond_any(
+            most == jnp.inf, look_at_forbidden, lambda: (*everybody, jnp.ones_like(most), most)
+        )
+        size = jnp.maximum(jnp.abs(least), jnp.abs(most))
+        exponent = excess_exponent(size)
+        # The least cost keeps the plan of the points that are absent as small as everybody's.
+        present = alive & rows[:, None] & columns[None, :]
+        matrix = jnp.where(present, self.matrix, least) * power_of_two(-exponent, self.dtype)
+        a, b = jnp.where(rows, a, 0), jnp.where(columns, b, 0)
+        prepared = held(without_infinities(matrix), a, b)
+        return prepared._replace(
+            mean=prepared.mean / share,
+            unit=power_of_two(exponent, self.dtype),
+            partners=Partners(rows, columns),
+        )
 
     def softmin(self, h: Float[Array, " m"], epsilon: Float[Array, ""]) -> Float[Array, " n"]:
         rows = lambda cost: softmin_rows(cost, h, epsilon)
@@ -70,12 +101,22 @@ class CostMatrix(AbstractGeometry):
         epsilon: Float[Array, ""],
         dtype: jnp.dtype | None = None,
     ) -> "DensePlan":
-        scores = (f[:, None] + g[None, :] - self.matrix) / epsilon
+        scores = over(f[:, None] + g[None, :] - self.matrix, epsilon)
         return DensePlan(jnp.exp(scores.astype(dtype or scores.dtype)), transposed=False)
 
 
+def _share_of(
+    allowed: Bool[Array, "n m"], a: Float[Array, " n"], b: Float[Array, " m"]
+) -> Float[Array, ""]:
+    """The share of the product of two measures on pairs that are allowed; 1 if none is."""
+    a, b = lax.stop_gradient((a / jnp.sum(a), b / jnp.sum(b)))
+    share = _product(_product(a, allowed.astype(a.dtype)), b)
+    return jnp.where(share > 0, share, 1)
+
+
 def held(cost: Float[Array, "n m"], a: Float[Array, " n"], b: Float[Array, " m"]) -> Prepared:
-    """The prepared geometry of a matrix of costs that are finite, where they are not NaN."""
+    """The prepared geometry of a matrix of costs that are finite, where they are not NaN; `mean` is
+    over the masses of all pairs, forbidden ones too."""
     finite = jnp.isfinite(cost)
     return held_finite(jnp.where(finite, cost, 0), a, b)._replace(finite=jnp.all(finite))
 
@@ -124,7 +165,10 @@ class TransposedCostMatrix(AbstractGeometry):
 
     def prepare(self, a: Float[Array, " m"], b: Float[Array, " n"]) -> Prepared:
         prepared = self.original.prepare(b, a)
-        return prepared._replace(geometry=prepared.geometry.T)
+        partners = prepared.partners
+        if partners is not None:
+            partners = Partners(partners.columns, partners.rows)
+        return prepared._replace(geometry=prepared.geometry.T, partners=partners)
 
     def softmin(self, h: Float[Array, " n"], epsilon: Float[Array, ""]) -> Float[Array, " m"]:
         # A log-sum-exp over each block of rows, then one over the blocks.

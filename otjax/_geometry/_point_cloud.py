@@ -1,28 +1,49 @@
 """A geometry given by points and a ground cost."""
 
 import equinox as eqx
-import jax
 import jax.lax as lax
 import jax.numpy as jnp
 from jaxtyping import Array, ArrayLike, Bool, Float
 
 from .._arrays import constant, float_array
-from .._ground_cost import AbstractGroundCost, GroundCost, SqEuclidean
+from .._control import cond_any
+from .._ground_cost import (
+    AbstractGroundCost,
+    checked_cost,
+    degree,
+    GroundCost,
+    pairwise,
+    SqEuclidean,
+)
 from .._reduction import (
     AbstractEngine,
     apply,
-    by_platform,
     default_engine,
-    is_allowed,
-    map_rows,
     Pairs,
     softmin,
 )  # fmt: skip
+<<<<<<< HEAD
 from ._base import AbstractPlan, AbstractPointGeometry, Prepared
 from ._cost_matrix import held, held_finite
+=======
+from .._unit import excess_exponent, power_of_two
+from ._base import (
+    AbstractGeometry,
+    AbstractPlan,
+    AbstractPointGeometry,
+    AbstractSpatialGeometry,
+    Coarse,
+    Partners,
+    Prepared,
+)
+from ._cells import cells_of, centres
+from ._cost_matrix import CostMatrix, held
+from ._held_cloud import HeldCloud
+from ._look import extent, look_at_rows, share_of_allowed, unit_of
+>>>>>>> main
 
 
-class PointCloud(AbstractPointGeometry):
+class PointCloud(AbstractPointGeometry, AbstractSpatialGeometry):
     """Points `x` and `y` with a ground cost between them.
 
     An engine carries out the reductions over the n x m pairs. `Dense()` makes the matrix of costs
@@ -57,7 +78,6 @@ class PointCloud(AbstractPointGeometry):
         """
         self.x = float_array(x, "x", "n d")
         self.y = float_array(y, "y", "m d")
-        self.cost = cost
         self.engine = engine
         if engine is not None and not isinstance(engine, AbstractEngine):
             raise ValueError(
@@ -73,17 +93,7 @@ class PointCloud(AbstractPointGeometry):
                 f"`x` and `y` must have one dtype, got {self.x.dtype} (`x`) and "
                 f"{self.y.dtype} (`y`); cast one of them."
             )
-        if not callable(cost):
-            raise ValueError(f"`cost` must be a callable (x_i, y_j) -> scalar, got {cost!r}.")
-        if isinstance(cost, type):
-            raise ValueError(f"`cost` must be an instance: pass `{cost.__name__}()`.")
-        if not isinstance(cost, AbstractGroundCost):
-            one = jax.eval_shape(cost, self.x[0], self.y[0])
-            if getattr(one, "shape", None) != () or one.dtype != self.x.dtype:
-                raise ValueError(
-                    "`cost` must return a scalar of the dtype of the points for one `x_i` of "
-                    f"shape {self.x[0].shape} and one `y_j`, got {one}."
-                )
+        self.cost = checked_cost(cost, self.x[0], self.y[0])
 
     @property
     def shape(self) -> tuple[int, int]:
@@ -107,22 +117,80 @@ class PointCloud(AbstractPointGeometry):
         return default_engine(self._pairs) if self.engine is None else self.engine
 
     def prepare(self, a: Float[Array, " n"], b: Float[Array, " m"]) -> Prepared:
-        x, x_finite = _usable(self.x, a)
-        y, y_finite = _usable(self.y, b)
+        power = degree(self.cost)
+        if power is None:
+            return self._prepare_any_cost(a, b)
+        # Costs that grow with the points are brought into range by these, before they are made.
+        exponent = excess_exponent(extent(((self.x, a), (self.y, b))), power=2)
+        factor = power_of_two(-exponent, self.dtype)
+        x, x_finite = _usable(self.x, a, factor)
+        y, y_finite = _usable(self.y, b, factor)
         finite = x_finite & y_finite
         if self._engine.holds:
+<<<<<<< HEAD
             pairs = Pairs(x, y, self.cost)
             hold = held_finite if pairs.are_finite else held
             prepared = hold(pairs.matrix(), a, b)
             return prepared._replace(finite=finite & prepared.finite)
+=======
+            prepared = held(Pairs(x, y, self.cost).matrix(), a, b)
+            prepared = prepared._replace(
+                geometry=_with_cells(x, y, self.cost, prepared.geometry),
+                finite=finite & prepared.finite,
+            )
+        else:
+            mean, least, _ = look_at_rows(constant(Pairs(x, y, self.cost)), a, b)
+            geometry = PointCloud(x, y, cost=self.cost, engine=self._engine)
+            mean, least = jnp.where(finite, mean, 0), jnp.where(finite, jnp.min(least), 0)
+            prepared = Prepared(geometry, finite, mean, least)
+        return prepared._replace(unit=unit_of(exponent, power, self.dtype))
+
+    def _prepare_any_cost(self, a: Float[Array, " n"], b: Float[Array, " m"]) -> Prepared:
+        """Of a cost of which nothing is known: it may forbid pairs, and be NaN."""
+        one = jnp.ones((), self.dtype)
+        x, x_finite = _usable(self.x, a, one)
+        y, y_finite = _usable(self.y, b, one)
+        finite = x_finite & y_finite
+>>>>>>> main
         cost = _closed(self.cost, x, y)
-        mean, least = _mean_and_least(constant(Pairs(x, y, cost)), a, b)
-        if not isinstance(cost, AbstractGroundCost):
-            has_costs = jnp.isfinite(mean)
-            finite &= has_costs
-            cost = _ZeroUnless(has_costs, cost)
+        if self._engine.holds:
+            prepared = CostMatrix(pairwise(cost, x, y)).prepare(a, b)
+            costs = _Costs(1 / prepared.unit, cost)
+            return prepared._replace(
+                geometry=_with_cells(x, y, costs, prepared.geometry),
+                finite=finite & prepared.finite,
+            )
+        pairs = constant(Pairs(x, y, cost))
+        mean, least, most = look_at_rows(pairs, a, b)
+        everybody = jnp.ones_like(a, bool), jnp.ones_like(b, bool)
+
+        def look_at_forbidden() -> tuple[Array, Array, Array]:
+            _, least_of_columns, _ = look_at_rows(pairs.T, b, a)
+            rows, columns = least < jnp.inf, least_of_columns < jnp.inf
+            some = jnp.any(rows & (a > 0))
+            return rows | ~some, columns | ~some, share_of_allowed(pairs, a, b)
+
+        rows, columns, share = cond_any(
+            most == jnp.inf, look_at_forbidden, lambda: (*everybody, jnp.ones_like(mean))
+        )
+        a, b = jnp.where(rows, a, 0), jnp.where(columns, b, 0)
+        x, _ = _usable(x, a, one)
+        y, _ = _usable(y, b, one)
+        mean /= share
+        has_costs = jnp.isfinite(mean)
+        finite &= has_costs
+        exponent = excess_exponent(jnp.maximum(jnp.abs(jnp.min(least)), jnp.abs(mean)))
+        factor = power_of_two(-exponent, self.dtype)
+        cost = _Costs(jnp.where(has_costs, factor, 0), cost)
         geometry = PointCloud(x, y, cost=cost, engine=self._engine)
-        return Prepared(geometry, finite, jnp.where(finite, mean, 0), jnp.where(finite, least, 0))
+        return Prepared(
+            geometry,
+            finite,
+            jnp.where(finite, factor * mean, 0),
+            jnp.where(finite, factor * jnp.min(least), 0),
+            power_of_two(exponent, self.dtype),
+            Partners(rows, columns),
+        )
 
     def softmin(self, h: Float[Array, " m"], epsilon: Float[Array, ""]) -> Float[Array, " n"]:
         return softmin(self._engine, self._pairs, h, epsilon)
@@ -136,9 +204,34 @@ class PointCloud(AbstractPointGeometry):
     ) -> "RecomputedPlan":
         return RecomputedPlan(self._engine, self._pairs, f, g, epsilon, dtype or f.dtype)
 
-    def seen_from(self, x: Float[Array, "k d"], b: Float[Array, " m"]) -> "PointCloud":
-        y, _ = _usable(self.y, b)
-        return PointCloud(x, y, cost=_closed(self.cost, x, y), engine=self.engine)
+    def seen_from(
+        self, x: Float[Array, "k d"], b: Float[Array, " m"], unit: Float[Array, ""]
+    ) -> "PointCloud":
+        power = degree(self.cost)
+        if power is None:
+            y, _ = _usable(self.y, b, jnp.ones_like(unit))
+            cost = _Costs(lax.stop_gradient(1 / unit), _closed(self.cost, x, y))
+            return PointCloud(x, y, cost=cost, engine=self.engine)
+        order = jnp.asarray(power, self.dtype)
+        order = lax.stop_gradient(jnp.where(order == 0, 1, order))
+        exponent = jnp.round(jnp.log2(lax.stop_gradient(unit)) / order)
+        factor = power_of_two(-exponent.astype(jnp.int32), self.dtype)
+        y, _ = _usable(self.y, b, factor)
+        return PointCloud(factor * x, y, cost=self.cost, engine=self.engine)
+
+    def coarsened(self, a: Float[Array, " n"], b: Float[Array, " m"], cells: int) -> Coarse:
+        k, l = (min(cells, masses.shape[0]) for masses in (a, b))
+        u, a = centres(self.x, a, cells_of(self.x, a, k), k)
+        v, b = centres(self.y, b, cells_of(self.y, b, l), l)
+        between = lambda x, y: PointCloud(x, y, cost=self.cost)
+        return Coarse(between(u, v), a, b, between(self.x, v), between(u, self.y))
+
+
+def _with_cells(
+    x: Float[Array, "n d"], y: Float[Array, "m d"], cost: GroundCost, held: AbstractGeometry
+) -> HeldCloud:
+    x, y, cost = constant((x, y, cost))
+    return HeldCloud(PointCloud(x, y, cost=cost), held)
 
 
 class RecomputedPlan(AbstractPlan):
@@ -169,27 +262,11 @@ class RecomputedPlan(AbstractPlan):
         return RecomputedPlan(self.engine, self.pairs.T, self.g, self.f, self.epsilon, self.dtype)
 
 
-def _mean_and_least(
-    pairs: Pairs, a: Float[Array, " n"], b: Float[Array, " m"]
-) -> tuple[Float[Array, ""], Float[Array, ""]]:
-    """The mean and the least cost of allowed pairs, in one pass."""
-    a, b = lax.stop_gradient((a / jnp.sum(a), b / jnp.sum(b)))
-
-    def of_rows(x: Float[Array, "k d"]) -> tuple[Array, Array]:
-        cost = Pairs(x, pairs.y, pairs.cost).matrix()
-        # A NaN stays one.
-        allowed = is_allowed(cost) | jnp.isnan(cost)
-        mean = jnp.sum(jnp.where(allowed, cost, 0) * b[None, :], axis=1)
-        return mean, jnp.min(jnp.where(allowed, cost, jnp.inf), axis=1)
-
-    means, least = by_platform(lambda block, x: map_rows(of_rows, x, block), pairs.shape, pairs.x)
-    return jnp.sum(a * means), jnp.min(least)
-
-
 def _usable(
-    points: Float[Array, "n d"], masses: Float[Array, " n"]
+    points: Float[Array, "n d"], masses: Float[Array, " n"], factor: Float[Array, ""]
 ) -> tuple[Float[Array, "n d"], Bool[Array, ""]]:
-    """Points whose squared distances are finite, and whether those with a mass had such.
+    """`factor` times points whose squared distances are finite, and whether those with a mass had
+    such.
 
     A point of mass zero is put on the point of largest mass, wherever it was.
     """
@@ -201,7 +278,7 @@ def _usable(
     heaviest = lax.stop_gradient(points[jnp.argmax(masses)])
     moved = jnp.where(finite, jnp.where(alive[:, None], points, heaviest[None, :]), 0)
     # Apart from what follows: XLA would choose between the points anew for each entry of a matrix.
-    return lax.optimization_barrier(moved), finite
+    return lax.optimization_barrier(factor * moved), finite
 
 
 def _closed(cost: GroundCost, x: Float[Array, "n d"], y: Float[Array, "m d"]) -> GroundCost:
@@ -212,12 +289,12 @@ def _closed(cost: GroundCost, x: Float[Array, "n d"], y: Float[Array, "m d"]) ->
     return eqx.filter_closure_convert(cost, x[0], y[0])
 
 
-class _ZeroUnless(eqx.Module):
-    """A ground cost, or zero where it returns NaN somewhere."""
+class _Costs(eqx.Module):
+    """A ground cost times a factor, which is 0 where the cost is NaN somewhere."""
 
-    condition: Bool[Array, ""]
+    factor: Float[Array, ""]
     cost: GroundCost
 
     def __call__(self, x: Float[Array, " d"], y: Float[Array, " d"]) -> Array:
         cost = self.cost(x, y)
-        return jnp.where(self.condition, cost, jnp.zeros_like(cost))
+        return jnp.where(self.factor > 0, self.factor * cost, jnp.zeros_like(cost))

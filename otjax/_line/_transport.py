@@ -8,7 +8,7 @@ from jaxtyping import Array, ArrayLike, Bool, Float, Int
 
 from .._arrays import float_scalar
 from .._ground_cost import GroundCost, SqEuclidean
-from .._results import RESULTS
+from .._results import raise_unless_successful, RESULTS
 from ._dual import along, potentials, transport_cost
 from ._measure import line_points, optional_masses, valid_pair
 from ._staircase import levels, sorting, staircase
@@ -107,8 +107,7 @@ def transport_1d(
     b = optional_masses(b, "b", y.shape[0], y.dtype)
     solution = _transport_1d(x, y, a, b, cost)
     if throw:
-        failed = solution.result != RESULTS.successful
-        solution = solution.result.error_if(solution, failed)
+        solution = raise_unless_successful(solution, solution.result)
     return solution
 
 

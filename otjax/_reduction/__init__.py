@@ -7,5 +7,10 @@ from ._pairs import (
     without_infinities as without_infinities,
 )
 from ._pallas import Pallas as Pallas
-from ._rows import by_platform as by_platform, fold_rows as fold_rows, map_rows as map_rows
+from ._rows import (
+    by_platform as by_platform,
+    fold_rows as fold_rows,
+    map_rows as map_rows,
+    working_memory as working_memory,
+)
 from ._streamed import Dense as Dense, softmin_rows as softmin_rows, Streamed as Streamed

@@ -19,6 +19,7 @@ import jax.core
 import jax.numpy as jnp
 from jaxtyping import Array, Float
 
+from .._unit import over
 from ._engine import AbstractEngine
 from ._pairs import Pairs
 from ._streamed import apply_by_rows
@@ -128,9 +129,11 @@ def _tangent_factors(scores, tangents):
             columns.append((u, -moved(1) / epsilon))
     if t_epsilon is not None:
         u, w = pairs.factors()
-        rate = -t_epsilon / epsilon**2
+        # Relative to epsilon, whose square is soon too large or small.
+        rate = -t_epsilon / epsilon
         # Nothing of a point that is not there, whose potential is -inf, is in the sum.
-        there = jnp.where(jnp.isfinite(g), g, 0)
+        there = over(jnp.where(jnp.isfinite(g), g, 0), epsilon)
+        f, u = over(f, epsilon), over(u, epsilon)
         left = jnp.concatenate([(rate * f)[:, None], rate * ones_f, -rate * u], axis=1)
         rows.append((left, jnp.concatenate([ones_g, there[:, None], w], axis=1)))
     return rows, columns

@@ -22,6 +22,13 @@ def block_rows(num_rows: int, num_columns: int, entries: int) -> int:
     return max(1, min(num_rows, entries // num_columns))
 
 
+def working_memory(shape: tuple[int, int], dtype: jnp.dtype) -> int:
+    """About the bytes of what a reduction of a matrix of `shape` makes on the way, on the platform
+    that JAX computes on by default: a block of exponents, of entries, and their derivatives."""
+    largest = _CPU_BLOCK if jax.default_backend() == "cpu" else _ACCELERATOR_BLOCK
+    return 4 * min(shape[0] * shape[1], largest) * jnp.dtype(dtype).itemsize
+
+
 def by_platform(
     compute: Callable[[int, Any], Out], shape: tuple[int, ...], rows: PyTree[Array]
 ) -> Out:

@@ -9,6 +9,7 @@ import jax.numpy as jnp
 from jaxtyping import Array, Float
 
 from .._ground_cost import AbstractGroundCost
+from .._unit import over
 from ._engine import AbstractEngine
 from ._pairs import Pairs
 from ._rows import by_platform, map_rows
@@ -18,7 +19,7 @@ def softmin_rows(
     cost: Float[Array, "k m"], h: Float[Array, " m"], epsilon: Float[Array, ""]
 ) -> Float[Array, " k"]:
     """The soft minimum of each row of a block of the cost matrix."""
-    return -epsilon * jax.nn.logsumexp((h[None, :] - cost) / epsilon, axis=1)
+    return -epsilon * jax.nn.logsumexp(over(h[None, :] - cost, epsilon), axis=1)
 
 
 def softmin_by_rows(
@@ -44,7 +45,7 @@ def apply_by_rows(
 
     def reduce(rows: tuple[Float[Array, "k d"], Float[Array, " k"]]) -> Array:
         x, f = rows
-        scores = (f[:, None] + g[None, :] - Pairs(x, pairs.y, pairs.cost).matrix()) / epsilon
+        scores = over(f[:, None] + g[None, :] - Pairs(x, pairs.y, pairs.cost).matrix(), epsilon)
         entries = jnp.exp(scores.astype(columns.dtype))
         return jnp.matmul(entries, columns, precision=lax.Precision.HIGHEST)
 

@@ -10,7 +10,7 @@ from jaxtyping import Array, ArrayLike, Float, Int, PRNGKeyArray
 from .._ground_cost import GroundCost, SqEuclidean
 from .._line._staircase import Staircase
 from .._line._transport import sparse_plan
-from .._results import RESULTS
+from .._results import raise_unless_successful, RESULTS
 from ._directions import chunk_size, for_each, random_directions
 from ._distance import slice_plan
 from ._measure import Clouds, clouds, valid_clouds
@@ -87,7 +87,7 @@ def sliced_plan(
     chunk = chunk_size(None, num_projections, given.x.size + given.y.size)
     found = _sliced_plan(given, cost, directions, chunk)
     if throw:
-        found = found.result.error_if(found, found.result != RESULTS.successful)
+        found = raise_unless_successful(found, found.result)
     return found
 
 

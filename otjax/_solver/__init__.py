@@ -17,6 +17,7 @@ from ._base import (
     size_of as size_of,
 )
 from ._choice import chosen_solver as chosen_solver
+from ._coarse_to_fine import CoarseToFine as CoarseToFine
 from ._lbfgs import LBFGS as LBFGS
 from ._newton import DualNewton as DualNewton
 from ._sinkhorn import Sinkhorn as Sinkhorn, SymmetricSinkhorn as SymmetricSinkhorn

@@ -7,7 +7,7 @@ import jax.numpy as jnp
 from jaxtyping import Array, Bool, Float
 
 from .._arrays import inner
-from .._dual import dual_value, total_mass, translation
+from .._dual import dual_value, product_mass, total_mass, translation
 from .._operators import TransportPlan
 from .._problem import PreparedProblem
 
@@ -138,7 +138,7 @@ class Alternating(AbstractStep):
         share = side_b.share(g)
         lack = inner(problem.b, jnp.abs(column - share))
         error = lack / total_mass(problem, inner(problem.b, share))
-        value = dual_value(problem, f, g, inner(problem.b, column))
+        value = dual_value(problem, f, g, inner(problem.b, column) - product_mass(problem))
         column = problem.b * column
         if not problem.has_gauge:
             softmin -= translation(problem, f, g)

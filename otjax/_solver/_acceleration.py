@@ -144,7 +144,7 @@ class Anderson(AbstractAcceleration):
     ) -> tuple[Float[Array, " m"], _Memory | Window]:
         # An extrapolation that failed is forgotten with all that led to it.
         refused = best.refuses(point)
-        weights = jnp.sqrt(absorbed.problem.b)
+        weights = jnp.sqrt(absorbed.problem.b) / absorbed.problem.epsilon
         if isinstance(history, Window):
             residual = (point.image - point.g) * weights
             history = history.extended(point.image, residual, refused)

@@ -8,7 +8,7 @@ import optax
 from jaxtyping import Array, ArrayLike, Bool, Float, Int, PyTree
 
 from .._arrays import inner, optional_positive_number
-from .._dual import centre, dual_value, marginal_error, transport_plan
+from .._dual import centre, dual_value, marginal_error, product_mass, transport_plan
 from .._problem import PreparedProblem
 from .._results import RESULTS
 from ._annealing import AbstractAnnealing, annealing_or_default
@@ -180,4 +180,5 @@ def best_response(problem: PreparedProblem, g: Float[Array, " m"]) -> Float[Arra
 def _semi_dual(problem: PreparedProblem, g: Float[Array, " m"]) -> Float[Array, ""]:
     """The dual as a function of `g` alone."""
     f = best_response(problem, g)
-    return dual_value(problem, f, g, inner(problem.a, problem.marginals[0].share(f)))
+    mass = inner(problem.a, problem.marginals[0].share(f))
+    return dual_value(problem, f, g, mass - product_mass(problem))

@@ -4,6 +4,7 @@ from ._benamou_brenier import (
     benamou_brenier as benamou_brenier,
     DynamicSolution as DynamicSolution,
 )
+from ._bridge import bridge_loss as bridge_loss, score_and_flow_loss as score_and_flow_loss
 from ._coupling import (
     AbstractCoupling as AbstractCoupling,
     Conditional as Conditional,
@@ -11,12 +12,15 @@ from ._coupling import (
     Minibatch as Minibatch,
     Paired as Paired,
 )
+from ._diffuse import diffuse as diffuse, Diffusion as Diffusion
 from ._drift import (
     AbstractDrift as AbstractDrift,
     Drift as Drift,
     drift_loss as drift_loss,
     DriftSolutions as DriftSolutions,
 )
+from ._energies import entropy as entropy, potential_energy as potential_energy
+from ._followed import Followed as Followed
 from ._gaussian_bridge import GaussianBridge as GaussianBridge
 from ._gradient_flow import (
     gradient_flow as gradient_flow,
@@ -36,6 +40,8 @@ from ._interpolant import (
     Linear as Linear,
     Trigonometric as Trigonometric,
 )
+from ._jko import convex_step as convex_step, ConvexStep as ConvexStep, jko_loss as jko_loss
+from ._light_bridge import light_bridge_loss as light_bridge_loss, LightBridge as LightBridge
 from ._matching import velocity_loss as velocity_loss
 from ._mean_shift import MeanShift as MeanShift
 from ._pairs import (
@@ -50,4 +56,6 @@ from ._runge_kutta import (
     Heun as Heun,
     RK4 as RK4,
 )
+from ._semidiscrete import Semidiscrete as Semidiscrete
 from ._sinkhorn_drift import SinkhornDrift as SinkhornDrift
+from ._split_drift import SplitSinkhornDrift as SplitSinkhornDrift

@@ -79,7 +79,7 @@ class Paired(AbstractCoupling):
         i = jnp.arange(len(x0))
         x0, x1 = vectors(x0), vectors(x1)
         cost = jnp.mean(jnp.sum(jnp.square(x0 - x1), axis=1))
-        return _pairs_without_solve(i, i, 0.0, _relative(cost, _mean_squared_distance(x0, x1)))
+        return _pairs_without_solve(i, i, 0.0, relative(cost, _mean_squared_distance(x0, x1)))
 
 
 class Minibatch(AbstractCoupling):
@@ -164,7 +164,7 @@ class Minibatch(AbstractCoupling):
         problem = EntropicProblem(CostMatrix(penalised), epsilon=epsilon)
         solution = solve(problem, self.solver, throw=False)
         f, g = solution.potentials
-        log_density = (f[:, None] + g[None, :] - penalised) / solution.prepared.epsilon
+        log_density = (f[:, None] + g[None, :] - penalised) / solution.problem.epsilon
         i, j, law = self.draw(key, log_density, num_pairs)
         column = jnp.mean(law, axis=0)
         surprise = jnp.where(law > 0, law * -jnp.log(jnp.where(law > 0, law, 1)), 0)
@@ -173,7 +173,7 @@ class Minibatch(AbstractCoupling):
             j,
             marginal_error=jnp.sum(jnp.abs(column - 1 / m)),
             entropy=jnp.mean(jnp.sum(surprise, axis=1)) / (math.log(m) or 1),
-            relative_cost=_relative(jnp.mean(jnp.sum(law * costs, axis=1)) + shift, mean + shift),
+            relative_cost=relative(jnp.mean(jnp.sum(law * costs, axis=1)) + shift, mean + shift),
             result=solution.result,
         )
 
@@ -243,7 +243,7 @@ def _condition_distance(condition: Array, num: int, dtype: jnp.dtype) -> Float[A
     return different.astype(dtype)
 
 
-def _relative(cost: Float[Array, ""], independent: Float[Array, ""]) -> Float[Array, ""]:
+def relative(cost: Float[Array, ""], independent: Float[Array, ""]) -> Float[Array, ""]:
     positive = independent > 0
     return jnp.where(positive, cost / jnp.where(positive, independent, 1), 1)
 

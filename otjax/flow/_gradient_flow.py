@@ -8,10 +8,11 @@ import jax.lax as lax
 import jax.numpy as jnp
 from jaxtyping import Array, ArrayLike, Bool, Float, Int
 
-from .._arrays import float_array, positive_number
+from .._arrays import positive_number
 from .._control import cond_any
 from .._results import RESULTS
 from ._batches import all_finite, batch, vectors
+from ._energies import shares
 
 
 # A step is kept if the objective falls by half of what its slope promises: for a quadratic that is
@@ -96,7 +97,7 @@ def gradient_flow(
         raise ValueError(f"`max_steps` must be a whole number, at least 1, got {max_steps!r}.")
     step_size = positive_number(step_size, "step_size", x.dtype)
     tolerance = positive_number(tolerance, "tolerance", x.dtype)
-    return _flow(objective, x, _shares(a, x), step_size, tolerance, max_steps)
+    return _flow(objective, x, shares(a, x), step_size, tolerance, max_steps)
 
 
 @eqx.filter_jit
@@ -128,17 +129,6 @@ def _flow(
     ):
         result = RESULTS.where(wrong, name, result)
     return GradientFlow(end.x, end.value, end.norm, end.time, end.num_steps, result)
-
-
-def _shares(a: ArrayLike | None, x: Float[Array, "n ..."]) -> Float[Array, " n"]:
-    if a is None:
-        return jnp.full(len(x), 1 / len(x), x.dtype)
-    masses = float_array(a, "a", "points").astype(x.dtype)
-    if masses.shape != (len(x),):
-        raise ValueError(
-            f"`a` must have one mass for each particle, shape ({len(x)},), got {masses.shape}."
-        )
-    return masses
 
 
 def _at(

@@ -48,7 +48,7 @@ class Linear(AbstractInterpolant):
 
         - `sigma`: the standard deviation of the noise, in the unit of the samples, not negative.
         """
-        self.sigma = _not_negative(sigma, "sigma")
+        self.sigma = not_negative(sigma, "sigma")
         self.margin = jnp.zeros_like(self.sigma)
 
     def position(self, t: Scalar, x0: Sample, x1: Sample, noise: Sample) -> Sample:
@@ -85,13 +85,24 @@ class BrownianBridge(AbstractInterpolant):
 
     def position(self, t: Scalar, x0: Sample, x1: Sample, noise: Sample) -> Sample:
         t = self._clipped(t)
-        spread = self.sigma.astype(t.dtype) * jnp.sqrt(t * (1 - t))
-        return (1 - t) * x0 + t * x1 + spread * noise
+        return (1 - t) * x0 + t * x1 + self.spread(t) * noise
 
     def velocity(self, t: Scalar, x0: Sample, x1: Sample, noise: Sample) -> Sample:
         t = self._clipped(t)
         spread = self.sigma.astype(t.dtype) * (1 - 2 * t) / (2 * jnp.sqrt(t * (1 - t)))
         return x1 - x0 + spread * noise
+
+    def drift(self, t: Scalar, x0: Sample, x1: Sample, noise: Sample) -> Sample:
+        r"""The drift of the process that is pinned at `x1`, $(x_1 - x_t) / (1 - t)$, which the
+        drift of a stochastic process is to match. That of the process backward in time is the same
+        of exchanged ends."""
+        t = self._clipped(t)
+        return x1 - x0 - self.sigma.astype(t.dtype) * jnp.sqrt(t / (1 - t)) * noise
+
+    def spread(self, t: Scalar) -> Scalar:
+        r"""The standard deviation $\sigma \sqrt{t (1 - t)}$ at a time, which is clipped."""
+        t = self._clipped(t)
+        return self.sigma.astype(t.dtype) * jnp.sqrt(t * (1 - t))
 
     def _clipped(self, t: Scalar) -> Scalar:
         margin = self.margin.astype(t.dtype)
@@ -121,7 +132,7 @@ class Trigonometric(AbstractInterpolant):
         return 0.5 * math.pi * (jnp.cos(angle) * x1 - jnp.sin(angle) * x0)
 
 
-def _not_negative(value: ArrayLike, name: str) -> Scalar:
+def not_negative(value: ArrayLike, name: str) -> Scalar:
     number = float_scalar(value, name, jnp.result_type(float))
     known = known_number(value)
     if known is not None and not known >= 0:

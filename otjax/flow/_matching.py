@@ -4,14 +4,13 @@ from typing import Literal, overload
 
 import equinox as eqx
 import jax
-import jax.numpy as jnp
-import jax.random as jr
 from jaxtyping import Array, ArrayLike, Float
 
-from ._batches import all_finite, checked_velocity, cleaned, nan_unless, two_batches, Velocity
-from ._coupling import AbstractCoupling, check_condition, Independent
+from ._batches import checked_velocity, Velocity
+from ._coupling import AbstractCoupling, Independent
 from ._interpolant import AbstractInterpolant, Linear
 from ._pairs import Pairs
+from ._paths import draw_paths
 
 
 @overload
@@ -73,7 +72,8 @@ def velocity_loss(
     - `key`: a key of `jax.random`, a new one for each step.
     - `x0`, `x1`: samples of the start and of the end, shapes (n, ...) and (m, ...).
     - `condition`: what each sample of the end comes with, such as its label, axes (m, ...).
-    - `coupling`: `Independent()`, `Paired()`, `Minibatch(...)` or `Conditional(...)`.
+    - `coupling`: `Independent()`, `Paired()`, `Minibatch(...)`, `Conditional(...)` or
+        `Semidiscrete(...)`.
     - `interpolant`: `Linear(...)`, `BrownianBridge(sigma)` or `Trigonometric()`; `None`
         is `Linear()`.
     - `has_aux`: whether to return the `Pairs` as well, which tell how good the coupling was.
@@ -83,31 +83,9 @@ def velocity_loss(
 
     **Raises:** `ValueError` for wrong shapes, dtypes and types.
     """
-    x0, x1 = two_batches(x0, x1, ("x0", "x1"))
     interpolant = Linear() if interpolant is None else interpolant
-    if not isinstance(coupling, AbstractCoupling):
-        raise ValueError(f"`coupling` must be a coupling such as `Minibatch()`, got {coupling!r}.")
-    if not isinstance(interpolant, AbstractInterpolant):
-        raise ValueError(
-            f"`interpolant` must be an interpolant such as `Linear()`, got {interpolant!r}."
-        )
-    key_pairs, key_times, key_noise = jr.split(key, 3)
-    valid = all_finite(x0, x1)
-    conditions = ()
-    if condition is not None:
-        condition = jnp.asarray(condition)
-        check_condition(condition, len(x1))
-        valid = valid & all_finite(condition)
-        conditions = (cleaned(condition, valid),)
-    pairs = coupling.pairs(key_pairs, x0, x1, condition)
-    starts, ends = cleaned(x0, valid)[pairs.i], cleaned(x1, valid)[pairs.j]
-
-    margin = interpolant.margin.astype(x0.dtype)
-    times = margin + (1 - 2 * margin) * jr.uniform(key_times, (len(pairs.i),), x0.dtype)
-    paths = times, starts, ends, jr.normal(key_noise, starts.shape, x0.dtype)
-    positions = jax.vmap(interpolant.position)(*paths)
-    targets = jax.vmap(interpolant.velocity)(*paths)
-    at_pairs = (one[pairs.j] for one in conditions)
-    velocities = jax.vmap(checked_velocity(velocity))(times, positions, *at_pairs)
-    loss = nan_unless(valid, jnp.sum(jnp.square(velocities - targets)) / len(pairs.i))
-    return (loss, pairs) if has_aux else loss
+    paths = draw_paths(key, x0, x1, condition, coupling, interpolant)
+    targets = jax.vmap(interpolant.velocity)(*paths.given)
+    velocities = jax.vmap(checked_velocity(velocity))(*paths.seen)
+    loss = paths.loss(velocities - targets)
+    return (loss, paths.pairs) if has_aux else loss

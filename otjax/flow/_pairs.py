@@ -17,7 +17,9 @@ class Pairs(eqx.Module):
 
     - `i`, `j`: indices, shape (k,).
     - `marginal_error`: the L1 distance of the law of `j` from the uniform one, from 0 to 2: the
-      bias of the pairs on the side of `x1`. That of `i` is uniform, always.
+      bias of the pairs on the side of `x1`. That of `i` is uniform, always. For `Semidiscrete` the
+      law is that of this batch of starts: of few starts for many points it is far from uniform
+      without any bias.
     - `entropy`: that of the partner of a row, relative to the entropy of all partners: 0 if each
       row has one partner, 1 if the pairs are independent.
     - `relative_cost`: the mean cost of a pair, relative to that of independent pairs.

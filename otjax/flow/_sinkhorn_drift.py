@@ -63,14 +63,14 @@ class SinkhornDrift(AbstractDrift):
         field = jnp.mean(fields, axis=0)
         sharpest = jnp.argmin(self.epsilon)
         epsilon = constant(self.epsilon)[sharpest].astype(x.dtype)
-        yy = _solved(y, y, epsilon, self._self_solver, None)
+        yy = solved_plan(y, y, epsilon, self._self_solver, None)
         xy, xx = (solution.value[sharpest] for solution in solutions)
         return Drift(
             field=field.reshape(samples.shape),
             size=root_mean_square(field),
             w2=jnp.sqrt(jnp.maximum(xy - 0.5 * (xx + yy.value), 0)),
             solutions=solutions,
-            result=_worst(len(fields), solutions.xy.result, solutions.xx.result),
+            result=worst_result(len(fields), solutions.xy.result, solutions.xx.result),
         )
 
     @property
@@ -88,16 +88,17 @@ class SinkhornDrift(AbstractDrift):
             epsilon, warm = given
             xy, xx = (None, None) if warm is None else warm
             solutions = DriftSolutions(
-                _solved(x, y, epsilon, self.solver, xy), _solved(x, x, epsilon, symmetric, xx)
+                solved_plan(x, y, epsilon, self.solver, xy),
+                solved_plan(x, x, epsilon, symmetric, xx),
             )
-            to_data = _map(solutions.xy, x - centre, y - centre)
-            return to_data - _map(solutions.xx, x - centre, x - centre), solutions
+            to_data = plan_map(solutions.xy, x - centre, y - centre)
+            return to_data - plan_map(solutions.xx, x - centre, x - centre), solutions
 
         # One after the other, so that the matrices of one temperature exist at a time.
         return lax.map(at, (constant(self.epsilon).astype(x.dtype), warm))
 
 
-def _solved(
+def solved_plan(
     x: Float[Array, "n d"],
     y: Float[Array, "m d"],
     epsilon: Float[Array, ""],
@@ -110,7 +111,7 @@ def _solved(
     return constant(solve(problem, solver, init=init, throw=False))
 
 
-def _map(solution: Solution, x: Float[Array, "n d"], y: Float[Array, "m d"]) -> Array:
+def plan_map(solution: Solution, x: Float[Array, "n d"], y: Float[Array, "m d"]) -> Array:
     """Where the plan sends each of its own points on average, about any origin."""
     columns = jnp.concatenate([y, jnp.ones_like(y[:, :1])], axis=1)
     sums = jax.vmap(solution.plan.mv, in_axes=1, out_axes=1)(columns)
@@ -119,7 +120,7 @@ def _map(solution: Solution, x: Float[Array, "n d"], y: Float[Array, "m d"]) -> 
     return jnp.where(positive, sums[:, :-1] / jnp.where(positive, sums[:, -1:], 1), x)
 
 
-def _worst(num: int, *stacked: RESULTS) -> RESULTS:
+def worst_result(num: int, *stacked: RESULTS) -> RESULTS:
     """The first of the members, over all temperatures, that is not `successful`."""
     worst = RESULTS.successful
     for results in stacked:

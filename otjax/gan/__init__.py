@@ -1,5 +1,6 @@
 """Generators of samples: losses, critics and their Lipschitz tools, and a training step."""
 
+from ._batches import Ends as Ends
 from ._clipping import clip_weights as clip_weights, keep_params_within as keep_params_within
 from ._entropic import entropic_dual as entropic_dual, entropic_semi_dual as entropic_semi_dual
 from ._games import (
@@ -21,6 +22,11 @@ from ._penalty import (
     gradient_penalty as gradient_penalty,
     OneSided as OneSided,
     TwoSided as TwoSided,
+)
+from ._regressions import (
+    BridgeMatching as BridgeMatching,
+    Drifting as Drifting,
+    FlowMatching as FlowMatching,
 )
 from ._slopes import (
     AbstractPlace as AbstractPlace,

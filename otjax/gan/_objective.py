@@ -40,7 +40,7 @@ class AbstractObjective(eqx.Module):
 
         - `model`: what is trained, such as a map from one latent to one sample.
         - `critic`: held still here; None where there is none.
-        - `real`: a batch of data, shape (n, ...).
+        - `real`: a batch of data, shape (n, ...); `Ends` if the trainer was given them.
         - `latents`: draws what the trainer was told to: `latents(key)` has the trainer's batch size
             as its first axis, `latents(key, num)` any other.
         - `key`: for all that is drawn.

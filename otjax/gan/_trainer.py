@@ -78,7 +78,8 @@ class Trainer(eqx.Module):
     ):
         """**Arguments:**
 
-        - `objective`: `WGAN()`, `PenalisedWGAN()`, `SinkhornGAN()`, another game, or any other
+        - `objective`: `WGAN()`, `PenalisedWGAN()`, `SinkhornGAN()` or another game; or
+            `FlowMatching()`, `BridgeMatching(...)`, `Drifting(...)`, or any other
             `AbstractObjective`.
         - `generator_optimiser`, `critic_optimiser`: optax transformations; the latter may be left
             out where there are no critic steps.
@@ -159,7 +160,8 @@ class Trainer(eqx.Module):
 
         - `state`: from `init`, or from the step before.
         - `data`: all real samples, shape (n, ...), of which batches are drawn uniformly, with
-            replacement, or taken whole where n is the batch size. Or a function of a key that
+            replacement, or taken whole where n is the batch size; or `Ends` of them with what
+            belongs to them, for an objective that reads it. Or a function of a key that
             returns a batch: the same object each time, lest the step be compiled anew; for one
             that holds arrays, a `jax.tree_util.Partial`.
 

@@ -1,0 +1,84 @@
+"""How much memory a solve will need, told before it is made."""
+
+from typing import NamedTuple
+
+import equinox as eqx
+import jax
+import jax.numpy as jnp
+from jaxtyping import PyTree
+
+from ._problem import EntropicProblem
+from ._reduction import device_memory, working_memory
+
+
+# A solve holds the geometry, a plan, and what is made on the way to the next one; its gradient, and
+# those of Newton's step, up to so many in all.
+_PLANS_OF_SOLVE, _PLANS_OF_GRADIENT = 2, 5
+
+
+class Memory(NamedTuple):
+    """Bytes, beside the arrays of the problem itself.
+
+    - `solve`: what a solve needs.
+    - `gradient`: what it needs with a gradient, at most.
+    - `device`: what the device has in all: JAX's default device, the host's memory for a CPU.
+    """
+
+    solve: int
+    gradient: int
+    device: int
+
+
+def memory_needed(problem: EntropicProblem) -> Memory:
+    """How much memory a solve of a problem will need, by its shapes alone: nothing is computed.
+
+    It is that of the engine which the geometry has: to compare, ask for a problem with
+    `PointCloud(..., engine=otjax.Streamed())`. Right to within a factor of about two. Under
+    `jax.vmap` an accelerator needs it for each member of the batch, a CPU for one.
+
+    **Arguments:**
+
+    - `problem`: the problem, of any geometry. Its arrays may be `jax.ShapeDtypeStruct`s under
+        `jax.eval_shape`.
+
+    **Returns:** the bytes of a solve, of one with its gradient, and of the device.
+
+    **Raises:** `ValueError` if `problem` is no `EntropicProblem`.
+    """
+    if not isinstance(problem, EntropicProblem):
+        raise ValueError(
+            f"`problem` must be an `EntropicProblem`, got {type(problem).__name__}; pass "
+            "`otjax.EntropicProblem(geometry)`."
+        )
+
+    def parts(problem: EntropicProblem):
+        prepared, _ = problem.prepare()
+        f, g = jnp.zeros_like(prepared.a), jnp.zeros_like(prepared.b)
+        return prepared.geometry, prepared.geometry.plan(f, g, prepared.epsilon)
+
+    geometry, plan = eqx.filter_eval_shape(parts, problem)
+    held, made = _bytes(geometry), _bytes(plan)
+    on_the_way = working_memory(problem.geometry.shape, problem.geometry.dtype)
+    of = lambda plans: held + plans * made + on_the_way
+    return Memory(of(_PLANS_OF_SOLVE), of(_PLANS_OF_GRADIENT), device_memory())
+
+
+def check_memory(problem: EntropicProblem) -> None:
+    """**Raises:** `ValueError` for a problem that cannot be solved in the memory of the device."""
+    n, m = problem.geometry.shape
+    if n * m * problem.geometry.dtype.itemsize < device_memory() // 4:
+        return  # whatever is held
+    needed = memory_needed(problem)
+    if needed.solve > needed.device:
+        solve, device = (f"{number / 2**30:.3g} GiB" for number in (needed.solve, needed.device))
+        raise ValueError(
+            f"`problem` of shape {(n, m)} needs about {solve} of memory and the device has "
+            f"{device}: hold no matrix, with `PointCloud(x, y, engine=otjax.Streamed())`, or take "
+            "fewer points."
+        )
+
+
+def _bytes(tree: PyTree) -> int:
+    """Those of all different arrays of a shape."""
+    leaves = [leaf for leaf in jax.tree.leaves(tree) if isinstance(leaf, jax.ShapeDtypeStruct)]
+    return sum(leaf.size * leaf.dtype.itemsize for leaf in leaves)

@@ -1,0 +1,125 @@
+"""Pairs of fresh samples with all points of a data set, by a potential that was found before."""
+
+import math
+
+import equinox as eqx
+import jax
+import jax.numpy as jnp
+import jax.random as jr
+from jaxtyping import Array, ArrayLike, Float
+
+from .._arrays import constant, float_array, float_scalar, known_number
+from .._geometry import PointCloud
+from .._ground_cost import GroundCost, pairwise, SqEuclidean
+from .._results import RESULTS
+from .._solution import Solution
+from ._batches import all_finite, two_batches, vectors
+from ._coupling import AbstractCoupling, relative
+from ._pairs import Pairs
+
+
+class Semidiscrete(AbstractCoupling):
+    r"""Pairs from the plan between a law that can be sampled and a finite set of points, the data
+    (Mousavi-Hosseini et al. 2025, arXiv:2509.25519).
+
+    With the potential $g$ of the points, a start draws its partner with the probabilities
+    $b_j e^{(g_j - c(x, y_j)) / \epsilon}$, up to a factor; at $\epsilon = 0$ it takes the nearest
+    in the sense of the c-transform, $\min_j c(x, y_j) - g_j$. So a plan with all of the data, not
+    with a batch of them, at the cost of one row for each start.
+
+    `pairs(key, x0, x1)` takes fresh starts and all points, in the order of their potential; labels
+    of the points ride along. The coupling knows the points by their potential alone. Its result is
+    that of the solution that it was made of.
+    """
+
+    potential: Float[Array, " m"]
+    masses: Float[Array, " m"]
+    epsilon: Float[Array, ""]
+    cost: GroundCost
+    result: RESULTS
+
+    def __init__(
+        self,
+        potential: ArrayLike | Solution,
+        *,
+        masses: ArrayLike | None = None,
+        epsilon: ArrayLike | None = None,
+        cost: GroundCost | None = None,
+    ):
+        """**Arguments:**
+
+        - `potential`: that of the points, shape (m,), in the unit of the cost, such as one that
+            maximises `otjax.gan.entropic_semi_dual`; or a `Solution` of a large sample of starts
+            (first) against the points (second).
+        - `masses`: of the points, shape (m,); None is those of the solution, or uniform. A point of
+            mass zero is nobody's partner.
+        - `epsilon`: the regularisation, in the unit of the cost, not negative; None is that of the
+            solution, or 0: the nearest.
+        - `cost`: the ground cost that the potential belongs to; None is that of the solution, or
+            `SqEuclidean()`.
+
+        **Raises:** `ValueError` for shapes that do not fit, and a negative epsilon.
+        """
+        self.result = RESULTS.successful
+        if isinstance(potential, Solution):
+            self.result = potential.result
+            problem = potential.prepared
+            masses = problem.b if masses is None else masses
+            epsilon = problem.epsilon if epsilon is None else epsilon
+            geometry = potential.problem.geometry
+            if cost is None and isinstance(geometry, PointCloud):
+                cost = geometry.cost
+            potential = potential.potentials[1]
+        self.potential = float_array(potential, "potential", "m")
+        size, dtype = len(self.potential), self.potential.dtype
+        masses = jnp.ones(size, dtype) if masses is None else float_array(masses, "masses", "m")
+        if masses.shape != (size,):
+            raise ValueError(
+                f"`masses` must have one mass for each point, shape ({size},), got {masses.shape}."
+            )
+        self.masses = masses.astype(dtype)
+        epsilon = 0.0 if epsilon is None else epsilon
+        known = known_number(epsilon)
+        if known is not None and not known >= 0:
+            raise ValueError(f"`epsilon` must not be negative, got {epsilon!r}.")
+        self.epsilon = float_scalar(epsilon, "epsilon", dtype)
+        self.cost = SqEuclidean() if cost is None else cost
+
+    @eqx.filter_jit
+    def pairs(
+        self, key: Array, x0: ArrayLike, x1: ArrayLike, condition: ArrayLike | None = None
+    ) -> Pairs:
+        del condition
+        x0, x1 = constant(tuple(map(vectors, two_batches(x0, x1, ("x0", "x1")))))
+        m = len(self.potential)
+        if len(x1) != m:
+            raise ValueError(
+                f"`x1` must be the points that the potential of `Semidiscrete` belongs to, {m} of "
+                f"them, got {len(x1)}."
+            )
+        g, masses, epsilon = (
+            leaf.astype(x0.dtype) for leaf in constant((self.potential, self.masses, self.epsilon))
+        )
+        costs = pairwise(self.cost, x0, x1)
+        alive = masses[None, :] > 0
+        scores = jnp.where(alive, g[None, :] - costs, -jnp.inf)
+        soft = epsilon > 0
+        scale = jnp.where(soft, epsilon, 1)
+        logits = scores / scale + jnp.log(jnp.where(masses > 0, masses, 1))[None, :]
+        drawn, nearest = jr.categorical(key, logits, axis=1), jnp.argmax(scores, axis=1)
+        law = jnp.where(
+            soft, jax.nn.softmax(logits, axis=1), jax.nn.one_hot(nearest, m, dtype=x0.dtype)
+        )
+        surprise = jnp.where(law > 0, law * -jnp.log(jnp.where(law > 0, law, 1)), 0)
+        independent = masses / jnp.sum(masses)
+        mean = jnp.mean(jnp.sum(jnp.where(alive, costs, 0) * independent[None, :], axis=1))
+        paid = jnp.mean(jnp.sum(jnp.where(alive, costs, 0) * law, axis=1))
+        valid = all_finite(x0, x1, g, masses)
+        return Pairs(
+            jnp.arange(len(x0)),
+            jnp.where(soft, drawn, nearest),
+            marginal_error=jnp.sum(jnp.abs(jnp.mean(law, axis=0) - independent)),
+            entropy=jnp.mean(jnp.sum(surprise, axis=1)) / (math.log(m) or 1),
+            relative_cost=relative(paid, mean),
+            result=RESULTS.where(valid, self.result, RESULTS.nonfinite_input),
+        )

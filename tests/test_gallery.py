@@ -1,0 +1,80 @@
+"""The gallery: short scripts, each with its picture and section, that do what they print."""
+
+import importlib.util
+import os
+import re
+import subprocess
+import sys
+from pathlib import Path
+
+import helpers
+import pytest
+
+
+ROOT = Path(__file__).resolve().parent.parent
+SCRIPTS = {path.stem: path for path in sorted((ROOT / "examples/gallery").glob("*.py"))}
+NEEDED = {"loss_flax_nnx": "flax"}
+
+
+def test_every_example_has_its_section_and_small_pictures():
+    page = (ROOT / "docs/gallery.md").read_text()
+    assert sorted(re.findall(r"^\{\{example: (\w+)\}\}$", page, re.MULTILINE)) == list(SCRIPTS)
+    total = 0
+    for name, script in SCRIPTS.items():
+        assert len(script.read_text().splitlines()) <= 90, name
+        picture = (ROOT / f"docs/gallery/{name}.png").read_bytes()
+        assert picture.startswith(b"\x89PNG\r\n") and len(picture) <= 150_000, name
+        total += len(picture)
+        assert (ROOT / f"docs/gallery/{name}.txt").read_text().strip(), name
+    assert total <= 2_000_000
+
+
+def _falls(numbers):
+    first, last = numbers[-2:]
+    return 0 <= last < 0.2 * first
+
+
+# Whether the numbers in an output say that the example worked.
+WORKS = {
+    "data_parallel": lambda n: n[0] == 4 and _falls(n),
+    "domain_adaptation": lambda n: n[1] > 90 > n[0],
+    "learnable_cost": lambda n: n[0] + n[1] > 0.8 and n[-1] > 90 > n[-2],
+    "learning_to_rank": lambda n: n[2] * 1.01 > n[1] > 0.8 > n[0],
+    "line_and_slices": _falls,
+    "loss_equinox": _falls,
+    "loss_flax_nnx": _falls,
+    "loss_functions": _falls,
+    "outliers": lambda n: n[0] > 8 > 1 > n[-1],  # percent of the mass, 10 where it must move
+    "potentials": lambda n: 0.5 < n[0] < n[1] < 1.05,
+    "ragged_sets": lambda n: n[-2] > 80,
+}
+
+
+def _numbers(output):
+    return [float(number) for number in re.findall(r"-?\d+(?:\.\d+)?", output)]
+
+
+def test_the_outputs_on_the_page_are_of_examples_that_worked():
+    assert sorted(WORKS) == list(SCRIPTS)
+    for name, works in WORKS.items():
+        output = (ROOT / f"docs/gallery/{name}.txt").read_text()
+        assert works(_numbers(output)), (name, output)
+
+
+@pytest.mark.slow
+@helpers.skip_without("examples", "matplotlib")
+@pytest.mark.parametrize("name", SCRIPTS)
+def test_an_example_runs_and_works(name, tmp_path):
+    needed = NEEDED.get(name, "jax")
+    if importlib.util.find_spec(needed) is None:
+        pytest.skip(f"needs {needed}")
+    finished = subprocess.run(
+        [sys.executable, SCRIPTS[name]],
+        cwd=tmp_path,
+        env=os.environ | {"JAX_PLATFORMS": "cpu"},
+        capture_output=True,
+        text=True,
+    )
+    assert finished.returncode == 0, finished.stderr[-3000:]
+    assert (tmp_path / f"{name}.png").read_bytes().startswith(b"\x89PNG\r\n")
+    assert WORKS[name](_numbers(finished.stdout)), finished.stdout
