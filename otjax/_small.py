@@ -10,9 +10,9 @@ from jaxtyping import Array, Int, PyTree
 
 from . import _pallas
 from ._control import Way
-from ._geometry import CostMatrix
+from ._geometry import CostMatrix, HeldCloud
 from ._problem import PreparedProblem
-from ._solver import AbstractSolver, Outcome, Potentials
+from ._solver import AbstractSolver, Outcome, Potentials, Sinkhorn, SymmetricSinkhorn
 
 
 # The most entries of a plan, padded: what the registers of a program hold beside all else.
@@ -43,8 +43,13 @@ def solves_at_once(
 
     Sizes are padded to powers of two by points of mass zero, each at the place of the last point.
     """
-    machine, (solver, problem, init, max_steps) = _machine(), args
-    if machine is None or not isinstance(problem.geometry, CostMatrix):
+    machine, (args, batched) = _machine(), (_by_matrix(args), _by_matrix(batched))
+    solver, problem, *_ = args
+    if (
+        machine is None
+        or not isinstance(solver, Sinkhorn | SymmetricSinkhorn)
+        or not isinstance(problem.geometry, CostMatrix)
+    ):
         return None
     n, m = problem.geometry.matrix.shape[-2:]
     shape = tuple(max(16, 1 << (side - 1).bit_length()) for side in (n, m))
@@ -68,7 +73,8 @@ def solves_at_once(
     warps = max(1, min(16, math.prod(shape) // (32 * _ENTRIES_PER_THREAD)))
 
     def compute(args: tuple[PyTree, ...]) -> Outcome:
-        leaves = jax.tree.leaves(_pad(eqx.filter(args, eqx.is_array), shape))
+        arrays = eqx.filter(_by_matrix(args), eqx.is_array)
+        leaves = jax.tree.leaves(_pad(arrays, shape))
         outcome = programs(
             size, *leaves, batched=flags, warps=warps, interpret=machine.interpret
         )
@@ -78,6 +84,15 @@ def solves_at_once(
         return eqx.tree_at(where, outcome, (f, g, cut(outcome.marginals)))
 
     return Way(machine.platform, compute)
+
+
+def _by_matrix(args: PyTree) -> PyTree:
+    """The arguments of a solve without the points, whose costs are held."""
+    solver, problem, *rest = args
+    if isinstance(problem.geometry, HeldCloud):
+        where = lambda problem: problem.geometry
+        problem = eqx.tree_at(where, problem, problem.geometry.held)
+    return solver, problem, *rest
 
 
 def _pad(args: PyTree, shape: tuple[int, int]) -> PyTree:

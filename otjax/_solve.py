@@ -12,12 +12,8 @@ from ._dual import centre, excess_mass, left_out, marginal_error
 from ._memory import check_memory
 from ._problem import EntropicProblem, PreparedProblem
 from ._reduction import is_allowed
-<<<<<<< HEAD
-from ._results import RESULTS
-from ._small import solves_at_once
-=======
 from ._results import is_invalid, raise_unless_successful, RESULTS
->>>>>>> main
+from ._small import solves_at_once
 from ._solution import Solution, Stats
 from ._solver import AbstractSolver, chosen_solver, Potentials, size_of
 from ._unit import times_unit
@@ -108,14 +104,10 @@ def _solve(
     # In the problem's unit, and back at the end.
     unit = prepared.unit
     fixed = constant(prepared)
-<<<<<<< HEAD
-    outcome = in_turn(
-        type(solver).run, solver, fixed, constant(init), max_steps, at_once=solves_at_once
-    )()
-=======
     init = jax.tree.map(lambda potential: potential / fixed.unit, constant(init))
-    outcome = in_turn(type(solver).run, solver, fixed, init, max_steps)()
->>>>>>> main
+    outcome = in_turn(
+        type(solver).run, solver, fixed, init, max_steps, at_once=solves_at_once
+    )()
     # The problem's own, or the least that is resolved; then there is nothing to differentiate.
     epsilon = jnp.where(outcome.epsilon > fixed.epsilon, outcome.epsilon, prepared.epsilon)
     prepared = prepared.at(epsilon)

@@ -9,11 +9,7 @@ import jax.numpy as jnp
 from jaxtyping import Array, ArrayLike, Bool, Float
 
 from .._arrays import float_array
-<<<<<<< HEAD
-from .._control import launches_cost
-=======
-from .._control import cond_any
->>>>>>> main
+from .._control import cond_any, launches_cost
 from .._reduction import (
     by_platform,
     fold_rows,

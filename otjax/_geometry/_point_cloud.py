@@ -22,10 +22,6 @@ from .._reduction import (
     Pairs,
     softmin,
 )  # fmt: skip
-<<<<<<< HEAD
-from ._base import AbstractPlan, AbstractPointGeometry, Prepared
-from ._cost_matrix import held, held_finite
-=======
 from .._unit import excess_exponent, power_of_two
 from ._base import (
     AbstractGeometry,
@@ -37,10 +33,9 @@ from ._base import (
     Prepared,
 )
 from ._cells import cells_of, centres
-from ._cost_matrix import CostMatrix, held
+from ._cost_matrix import CostMatrix, held, held_finite
 from ._held_cloud import HeldCloud
 from ._look import extent, look_at_rows, share_of_allowed, unit_of
->>>>>>> main
 
 
 class PointCloud(AbstractPointGeometry, AbstractSpatialGeometry):
@@ -127,13 +122,9 @@ class PointCloud(AbstractPointGeometry, AbstractSpatialGeometry):
         y, y_finite = _usable(self.y, b, factor)
         finite = x_finite & y_finite
         if self._engine.holds:
-<<<<<<< HEAD
             pairs = Pairs(x, y, self.cost)
             hold = held_finite if pairs.are_finite else held
             prepared = hold(pairs.matrix(), a, b)
-            return prepared._replace(finite=finite & prepared.finite)
-=======
-            prepared = held(Pairs(x, y, self.cost).matrix(), a, b)
             prepared = prepared._replace(
                 geometry=_with_cells(x, y, self.cost, prepared.geometry),
                 finite=finite & prepared.finite,
@@ -151,7 +142,6 @@ class PointCloud(AbstractPointGeometry, AbstractSpatialGeometry):
         x, x_finite = _usable(self.x, a, one)
         y, y_finite = _usable(self.y, b, one)
         finite = x_finite & y_finite
->>>>>>> main
         cost = _closed(self.cost, x, y)
         if self._engine.holds:
             prepared = CostMatrix(pairwise(cost, x, y)).prepare(a, b)
