@@ -75,9 +75,7 @@ def solves_at_once(
     def compute(args: tuple[PyTree, ...]) -> Outcome:
         arrays = eqx.filter(_by_matrix(args), eqx.is_array)
         leaves = jax.tree.leaves(_pad(arrays, shape))
-        outcome = programs(
-            size, *leaves, batched=flags, warps=warps, interpret=machine.interpret
-        )
+        outcome = programs(size, *leaves, batched=flags, warps=warps, interpret=machine.interpret)
         cut = lambda pair: (pair[0][..., :n], pair[1][..., :m])
         f, g = cut((outcome.f, outcome.g))
         where = lambda outcome: (outcome.f, outcome.g, outcome.marginals)
@@ -106,7 +104,11 @@ def _pad(args: PyTree, shape: tuple[int, int]) -> PyTree:
     solver, problem, init, max_steps = args
     (n, m), where = shape, lambda problem: (problem.geometry.matrix, problem.a, problem.b)
     matrix, a, b = where(problem)
-    replaced = padded(matrix, shape, "edge"), padded(a, (n,), "constant"), padded(b, (m,), "constant")
+    replaced = (
+        padded(matrix, shape, "edge"),
+        padded(a, (n,), "constant"),
+        padded(b, (m,), "constant"),
+    )
     if init is not None:
         init = padded(init[0], (n,), "edge"), padded(init[1], (m,), "edge")
     return solver, eqx.tree_at(where, problem, replaced), init, max_steps

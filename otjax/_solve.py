@@ -105,9 +105,7 @@ def _solve(
     unit = prepared.unit
     fixed = constant(prepared)
     init = jax.tree.map(lambda potential: potential / fixed.unit, constant(init))
-    outcome = in_turn(
-        type(solver).run, solver, fixed, init, max_steps, at_once=solves_at_once
-    )()
+    outcome = in_turn(type(solver).run, solver, fixed, init, max_steps, at_once=solves_at_once)()
     # The problem's own, or the least that is resolved; then there is nothing to differentiate.
     epsilon = jnp.where(outcome.epsilon > fixed.epsilon, outcome.epsilon, prepared.epsilon)
     prepared = prepared.at(epsilon)
