@@ -20,7 +20,7 @@ _KNOWN = frozenset(
 )
 
 
-def spell(closed: ClosedJaxpr, args: Sequence[Array]) -> list[Array]:
+def spell(closed: ClosedJaxpr, args: Sequence[Any]) -> list[Any]:
     """What a traced function returns, computed in operations that Triton has."""
     jaxpr, values = closed.jaxpr, {}
 
@@ -67,13 +67,13 @@ def _inner(params: dict[str, Any]) -> Iterator[Jaxpr]:
                 yield one
 
 
-def _call(*args, **params) -> list[Array]:
+def _call(*args, **params) -> list[Any]:
     closed = params.get("jaxpr", params.get("call_jaxpr"))
     closed = closed if isinstance(closed, ClosedJaxpr) else ClosedJaxpr(closed, ())
     return spell(closed, args)
 
 
-def _while(*args, cond_nconsts, cond_jaxpr, body_nconsts, body_jaxpr) -> list[Array]:
+def _while(*args, cond_nconsts, cond_jaxpr, body_nconsts, body_jaxpr) -> list[Any]:
     of_cond, rest = args[:cond_nconsts], args[cond_nconsts:]
     of_body, start = rest[:body_nconsts], rest[body_nconsts:]
     return lax.while_loop(
@@ -84,32 +84,32 @@ def _while(*args, cond_nconsts, cond_jaxpr, body_nconsts, body_jaxpr) -> list[Ar
     )  # fmt: skip
 
 
-def _cond(index, *args, branches, **_) -> list[Array]:
+def _cond(index, *args, branches, **_) -> list[Any]:
     return lax.switch(index, [lambda *args, b=branch: spell(b, args) for branch in branches], *args)
 
 
-def _not(x) -> list[Array]:
+def _not(x) -> list[Any]:
     """Also of what is known."""
     return [lax.bitwise_not(x) if isinstance(x, jax.core.Tracer) else np.bool_(not x)]
 
 
-def _max(x, *, axes, **_) -> list[Array]:
+def _max(x, *, axes, **_) -> list[Any]:
     """With NaN where one is among them, which Triton passes over."""
     has_nan = _any(x != x, axes=axes)[0]
     return [jnp.where(has_nan, jnp.nan, jnp.max(x, axis=axes))]
 
 
-def _any(x, *, axes=None, **_) -> list[Array]:
+def _any(x, *, axes=None, **_) -> list[Any]:
     if jnp.ndim(x) == 0:
         return [x]
     return [jnp.max(x.astype(jnp.int32), axis=axes) > 0]
 
 
-def _all(x, *, axes, **_) -> list[Array]:
+def _all(x, *, axes, **_) -> list[Any]:
     return [jnp.min(x.astype(jnp.int32), axis=axes) > 0]
 
 
-def _dot(a, b, *, dimension_numbers, **_) -> list[Array]:
+def _dot(a, b, *, dimension_numbers, **_) -> list[Any]:
     """A product with a vector, as a sum."""
     ((axis_a,), (axis_b,)), _ = dimension_numbers
     if b.ndim == 1:
@@ -127,7 +127,7 @@ def _is_of_a_vector(equation: Any) -> bool:
     return batch == ((), ()) and min(map(len, shapes)) == 1 and max(map(len, shapes)) <= 2
 
 
-def _entry(x, *, start_indices, limit_indices, strides=None) -> list[Array]:
+def _entry(x, *, start_indices, limit_indices, strides=None) -> list[Any]:
     """One entry, as a sum in which all others are zero; it keeps its axes, of size one."""
     del limit_indices, strides
     here = True
