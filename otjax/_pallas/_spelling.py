@@ -8,7 +8,6 @@ import jax.lax as lax
 import jax.numpy as jnp
 import numpy as np
 from jax.extend.core import ClosedJaxpr, Jaxpr, Literal
-from jaxtyping import Array
 
 
 # What lowers to Triton as it stands.
