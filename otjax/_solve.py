@@ -15,6 +15,7 @@ from ._problem import EntropicProblem, PreparedProblem
 from ._reduction import is_allowed
 from ._results import is_invalid, raise_unless_successful, RESULTS
 from ._slack import with_slack
+from ._small import solves_at_once
 from ._solution import Solution, Stats
 from ._solver import AbstractSolver, chosen_solver, Potentials, size_of
 from ._unit import times_unit
@@ -112,7 +113,7 @@ def _solve(
     unit = prepared.unit
     fixed = constant(prepared)
     init = jax.tree.map(lambda potential: potential / fixed.unit, constant(init))
-    outcome = in_turn(type(solver).run, solver, fixed, init, max_steps)()
+    outcome = in_turn(type(solver).run, solver, fixed, init, max_steps, at_once=solves_at_once)()
     # The problem's own, or the least that is resolved; then there is nothing to differentiate.
     epsilon = jnp.where(outcome.epsilon > fixed.epsilon, outcome.epsilon, prepared.epsilon)
     prepared = prepared.at(epsilon)

@@ -5,6 +5,7 @@ import os
 import jax
 import jax.numpy as jnp
 
+from .. import _pallas
 from ._engine import AbstractEngine
 from ._pairs import Pairs
 from ._pallas import knows, Pallas
@@ -36,12 +37,7 @@ def default_engine(pairs: Pairs) -> AbstractEngine:
     # A size that is a symbol, in a program that is exported for any, fits in no memory for sure.
     known = isinstance(n, int) and isinstance(m, int)
     fits = known and n * m * pairs.x.dtype.itemsize * _MATRICES <= device_memory()
-    has_kernel = (
-        jax.default_backend() == "gpu"
-        and "nvidia" in jax.local_devices()[0].device_kind.lower()
-        and pairs.x.dtype == jnp.float32
-        and knows(pairs.cost)
-    )
+    has_kernel = _pallas.run_here() and pairs.x.dtype == jnp.float32 and knows(pairs.cost)
     cheap = known and pairs.x.shape[1] <= _CHEAP_DIMENSION and n * m > _CACHED_ENTRIES
     if has_kernel and (cheap or not fits):
         return Pallas()
