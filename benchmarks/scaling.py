@@ -7,8 +7,8 @@
 Two clouds of n points in three dimensions, float32, at epsilon a fraction of the mean cost. Each
 measurement is a process of its own, so that its peak of memory is its own: resident memory beyond
 what the process held before, or what the allocator of an accelerator reports. A contestant that was
-not done within the limit, or ran out of memory, is not tried with more points. Each stops at the same
-tolerance by its own account; up to 20,000 points the marginal error is made afresh in float64.
+not done within the limit, or ran out of memory, is not tried with more points. Each stops at the
+same tolerance by its own account; up to 20,000 points the marginal error is made afresh in float64.
 GeomLoss has no tolerance: its steps are those of `scaling`. Results go to one JSON file for each
 machine, with pictures beside it. Let nothing else run meanwhile.
 """
@@ -37,19 +37,19 @@ CONTESTANTS = {
     "GeomLoss": "geomloss",
 }
 _CHECKED = 20_000
-# A function of the first points: the value, its gradient, and potentials of P = a b exp(...).
-Solve = Callable[[], tuple[Any, Any]]
+# Computes, and returns the potentials of P = a b exp((f + g - C) / epsilon), where it has them.
+Solve = Callable[[], Any]
 
 
 def of_jax(value: Callable, x: np.ndarray, y: np.ndarray) -> tuple[Solve, Solve]:
     import jax
     import jax.numpy as jnp
 
-    x, y = jnp.asarray(x), jnp.asarray(y)
+    points = jnp.asarray(x), jnp.asarray(y)
     forward = jax.jit(value)
     backward = jax.jit(jax.value_and_grad(value, has_aux=True))
     ready = jax.block_until_ready
-    return lambda: ready(forward(x, y))[1], lambda: ready(backward(x, y))[0][1]
+    return lambda: ready(forward(*points))[1], lambda: ready(backward(*points))[0][1]
 
 
 def of_otjax(x, y, epsilon: float, tolerance: float, coarse: bool) -> tuple[Solve, Solve]:
@@ -163,7 +163,7 @@ def in_a_process(arguments: list[str], limit: float) -> dict[str, Any]:
 
 
 def draw(rows: list[dict[str, Any]], path: pathlib.Path) -> None:
-    """Seconds and bytes against points, log-log, a column for the solve and one for its gradient."""
+    """Seconds and bytes against points, log-log: a column for the solve, one for its gradient."""
     from matplotlib.figure import Figure
 
     figure = Figure(figsize=(9, 7), layout="tight")
@@ -188,7 +188,7 @@ def draw(rows: list[dict[str, Any]], path: pathlib.Path) -> None:
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser = argparse.ArgumentParser(description="Time and memory against points.")
     parser.add_argument("--quick", action="store_true", help="a few hundred points: does it run?")
     parser.add_argument("--largest", type=float, default=1e6, help="number of points")
     parser.add_argument("--fraction", type=float, default=0.05, help="epsilon over the mean cost")

@@ -3,8 +3,8 @@
     python examples/color_transfer.py              # all pixels of both
     python examples/color_transfer.py --every 4    # one of sixteen
 
-The colours of a photograph are a measure on the unit cube: pixels of one colour are one point of that
-much mass. The plan between two such measures is streamed, never held, and is solved for a few
+The colours of a photograph are a measure on the unit cube: pixels of one colour are one point of
+that much mass. The plan between two such measures is streamed, never held, and is solved for a few
 thousand cells of colours first. Its entropic map sends each colour to the mean of where its mass
 goes. Drawn into one picture, before and after. Needs `otjax[examples]`.
 """

@@ -9,6 +9,13 @@ from ._adjoint import (
     UnrolledAdjoint as UnrolledAdjoint,
 )
 from ._assignment import Assignment as Assignment, assignment as assignment
+from ._barycenter import (
+    AbstractBarycenterObjective as AbstractBarycenterObjective,
+    Barycenter as Barycenter,
+    barycenter as barycenter,
+    Debiased as Debiased,
+    Entropic as Entropic,
+)
 from ._certificate import Certificate as Certificate, certify as certify
 from ._conversion import with_masses as with_masses, without_masses as without_masses
 from ._divergence import divergence as divergence
@@ -49,6 +56,11 @@ from ._line import (
     wasserstein_1d as wasserstein_1d,
     wasserstein_circle as wasserstein_circle,
 )
+from ._maps import (
+    ConvexMap as ConvexMap,
+    gradient_map as gradient_map,
+    nearest as nearest,
+)
 from ._marginals import (
     AbstractMarginal as AbstractMarginal,
     Balanced as Balanced,
@@ -73,6 +85,7 @@ from ._sinkhorn_knopp import (
     sinkhorn_knopp as sinkhorn_knopp,
     sinkhorn_knopp_log as sinkhorn_knopp_log,
 )
+from ._slack import Partial as Partial, TotalVariation as TotalVariation
 from ._sliced import (
     max_sliced_wasserstein as max_sliced_wasserstein,
     MaxSlice as MaxSlice,
@@ -107,6 +120,12 @@ from ._solver import (
     Sinkhorn as Sinkhorn,
     SymmetricSinkhorn as SymmetricSinkhorn,
 )
+from ._stochastic import (
+    semidiscrete as semidiscrete,
+    SemidiscreteSolution as SemidiscreteSolution,
+    StochasticAscent as StochasticAscent,
+)
+from ._vertex import SparsePlan as SparsePlan
 from ._wasserstein import wasserstein as wasserstein
 
 

@@ -7,6 +7,7 @@ from jaxtyping import Array, ArrayLike, Float, Int
 from ._arrays import constant, float_array
 from ._augmenting import augmenting_paths
 from ._control import in_turn
+from ._couplings import matched_interpolation
 from ._results import RESULTS
 
 
@@ -29,6 +30,16 @@ class Assignment(eqx.Module):
     value: Float[Array, ""]
     potentials: tuple[Float[Array, " n"], Float[Array, " m"]]
     result: RESULTS
+
+    def interpolate(
+        self, x: ArrayLike, y: ArrayLike, t: ArrayLike
+    ) -> tuple[Float[Array, "n d"], Float[Array, " n"]]:
+        """The measure at time `t` of the way from the points of the rows (0) to those of their
+        columns (1): points and masses, shapes (n, d) and (n,), the masses uniform.
+
+        **Raises:** `ValueError` for points that do not fit.
+        """
+        return matched_interpolation(x, y, self.columns, t)
 
 
 @eqx.filter_jit

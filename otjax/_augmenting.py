@@ -12,9 +12,9 @@ import jax.numpy as jnp
 from jaxtyping import Array, Bool, Float, Int
 
 
-# A minimum over m numbers is taken over m / _FOLD vectors and then over what is left: the first is
+# A minimum over m numbers is taken over m / FOLD vectors and then over what is left: the first is
 # work for vector instructions, the second a chain in which each comparison waits for the last.
-_FOLD = 16
+FOLD = 16
 
 
 def augmenting_paths(
@@ -33,12 +33,27 @@ def augmenting_paths(
     else:
         row_of, v = jnp.full((m,), -1, jnp.int32), jnp.zeros((m,), cost.dtype)
     # Forbidden columns make it a multiple of what is taken at once.
-    more = -m % _FOLD
+    more = -m % FOLD
     cost = jnp.pad(cost, ((0, 0), (0, more)), constant_values=jnp.inf)
     row_of, v = jnp.pad(row_of, (0, more), constant_values=-1), jnp.pad(v, (0, more))
     row_of, v = _reduce_rows(cost, row_of, v)
-    column_of, v = _augment(cost, row_of, v)
+    column_of, v, _ = _augment(cost, row_of, v)
     return column_of, v[:m], jnp.all(row_has_column & (column_of >= 0))
+
+
+def permutation_from(
+    cost: Float[Array, "n n"], v: Float[Array, " n"]
+) -> tuple[Int[Array, " n"], Float[Array, " n"], Bool[Array, ""], Int[Array, ""]]:
+    """The same for a square `cost`, from potentials of the columns that are nearly right; also the
+    number of rows that were looked at."""
+    n = cost.shape[0]
+    row_has_column = jnp.min(cost, axis=1) < jnp.inf
+    cost = jnp.where(row_has_column[:, None], cost, 0)
+    more = -n % FOLD
+    cost = jnp.pad(cost, ((0, 0), (0, more)), constant_values=jnp.inf)
+    row_of, v = jnp.full((n + more,), -1, jnp.int32), jnp.pad(v, (0, more))
+    column_of, v, visits = _augment(cost, row_of, v)
+    return column_of, v[:n], jnp.all(row_has_column & (column_of >= 0)), visits
 
 
 def _reduce_columns(cost: Float[Array, "n n"]) -> tuple[Int[Array, " n"], Float[Array, " n"]]:
@@ -72,9 +87,9 @@ def _reduce_rows(
     def turn(state):
         row_of, v, row, place, turn = state
         reduced = cost[row] - v
-        first = _argmin(reduced)
+        first = argmin_folded(reduced)
         others = reduced.at[first].set(jnp.inf)
-        second = _argmin(others)
+        second = argmin_folded(others)
         # Where no other column is allowed there is nothing to outbid.
         price = v[first] - _or_zero(others[second] - reduced[first])
         outbid = price < v[first]
@@ -93,27 +108,29 @@ def _reduce_rows(
 
 def _augment(
     cost: Float[Array, "n m"], row_of: Int[Array, " m"], v: Float[Array, " m"]
-) -> tuple[Int[Array, " n"], Float[Array, " m"]]:
-    """Gives each row that is left a column, along a shortest path of rows that move aside."""
+) -> tuple[Int[Array, " n"], Float[Array, " m"], Int[Array, ""]]:
+    """Gives each row that is left a column, along a shortest path of rows that move aside; also
+    says how many rows were visited."""
     column_of = _column_of(row_of, cost.shape[0])
     waiting, count = _rows_without_column(column_of)
 
     def unfinished(state):
-        _, _, _, place, blocked = state
+        *_, place, blocked = state
         return (place < count) & ~blocked
 
     def augment(state):
-        column_of, row_of, v, place, _ = state
+        column_of, row_of, v, visits, place, _ = state
         end, length, distance, before, reached = _shortest_path(cost, row_of, v, waiting[place])
         blocked = ~(length < jnp.inf)
         v = jnp.where(reached & ~blocked, v + distance - length, v)
         column_of, row_of = _move_aside(waiting[place], end, before, column_of, row_of, blocked)
-        return column_of, row_of, v, place + 1, blocked
+        visits = visits + 1 + jnp.sum(reached, dtype=jnp.int32)
+        return column_of, row_of, v, visits, place + 1, blocked
 
     zero = jnp.zeros((), jnp.int32)
-    start = (column_of, row_of, v, zero, jnp.array(False))
-    column_of, _, v, *_ = lax.while_loop(unfinished, augment, start)
-    return column_of, v
+    start = (column_of, row_of, v, zero, zero, jnp.array(False))
+    column_of, _, v, visits, *_ = lax.while_loop(unfinished, augment, start)
+    return column_of, v, visits
 
 
 def _shortest_path(
@@ -136,7 +153,7 @@ def _shortest_path(
         # Of equally near columns those without a row come first, since they end the search.
         order = jnp.where(free, distance, distance + (eps * distance + tiny))
         order = jnp.where(open_v == -jnp.inf, jnp.inf, order)
-        nearest = _argmin(order)
+        nearest = argmin_folded(order)
         return nearest, jnp.where(order[nearest] < jnp.inf, distance[nearest], jnp.inf)
 
     def unfinished(state):
@@ -204,9 +221,9 @@ def _rows_without_column(
     return jnp.argsort(has_one).astype(jnp.int32), jnp.sum(~has_one, dtype=jnp.int32)
 
 
-def _argmin(values: Float[Array, " m"]) -> Int[Array, ""]:
-    """The index of the least of m numbers, none NaN, where m is a multiple of `_FOLD`."""
-    folded = values.reshape(_FOLD, -1)
+def argmin_folded(values: Float[Array, " m"]) -> Int[Array, ""]:
+    """The index of the least of m numbers, none NaN, where m is a multiple of `FOLD`."""
+    folded = values.reshape(FOLD, -1)
     least = folded
     while (half := least.shape[0] // 2) > 0:
         least = jnp.minimum(least[:half], least[half:])

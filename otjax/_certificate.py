@@ -6,16 +6,19 @@ dual, bound it from below.
 """
 
 import equinox as eqx
+import jax.lax as lax
 import jax.numpy as jnp
 import lineax as lx
 from jaxtyping import Array, Bool, Float
 
-from ._arrays import needs_precision
+from ._arrays import constant, needs_precision
+from ._control import in_turn
 from ._dual import linear_cost, mean_cost, transport_plan
 from ._operators import RankOne, TransportPlan
 from ._problem import PreparedProblem
 from ._results import is_invalid, RESULTS
 from ._solution import Solution
+from ._vertex import cheapest_vertex, empty_vertex, known_costs, may_forbid, Vertex
 
 
 class RoundedPlan(eqx.Module):
@@ -56,11 +59,14 @@ class RoundedPlan(eqx.Module):
         """The mass that scaling took away."""
         return jnp.sum(self.missing_a)
 
-    def operator(self) -> lx.AbstractLinearOperator:
-        """The plan as an n x m operator."""
+    def operator(self, share: Float[Array, ""] | float = 1.0) -> lx.AbstractLinearOperator:
+        """The plan, or a share of it, as an n x m operator."""
         missing_a, missing_b = self._missing()
+        share = jnp.asarray(share, self.f.dtype)
         scaled: TransportPlan = transport_plan(self.problem, self.f, self.g)
-        return scaled + RankOne(missing_a * (self.missing_mass / jnp.sum(missing_a)), missing_b)
+        scaled = TransportPlan(scaled.density, share * scaled.a, scaled.b)
+        spread = share * self.missing_mass / jnp.sum(missing_a)
+        return scaled + RankOne(missing_a * spread, missing_b)
 
     def _missing(self) -> tuple[Float[Array, " n"], Float[Array, " m"]]:
         """The missing masses, the second of total 1; something where nothing is missing."""
@@ -148,21 +154,48 @@ def certify(solution: Solution) -> Certificate:
     prepared = solution.prepared
     needs_precision(prepared.a.dtype, "`solution`")
     f, g = (potential / prepared.unit for potential in solution.potentials)
-    return _certify(prepared, f, g, solution.result)
+    return _certify(prepared, f, g, solution.result, may_forbid(solution.problem.geometry))
 
 
 @eqx.filter_jit
 def _certify(
-    prepared: PreparedProblem, f: Float[Array, " n"], g: Float[Array, " m"], result: RESULTS
+    prepared: PreparedProblem,
+    f: Float[Array, " n"],
+    g: Float[Array, " m"],
+    result: RESULTS,
+    searched: bool,
 ) -> Certificate:
     rounded = RoundedPlan(prepared, f, g)
+    cost = rounded.cost()
     f, g = feasible_potentials(prepared, g)
     lower = jnp.sum(prepared.a * f) + jnp.sum(prepared.b * g)
+    costs = known_costs(prepared.geometry) if searched else None
+    plan = rounded.operator()
+    if costs is not None:
+        # Where missing mass would be spread over forbidden pairs, the cheapest plan has none there.
+        fixed = constant((prepared, costs, g, cost == jnp.inf))
+        vertex = in_turn(_vertex_if, *fixed)()
+        cost = jnp.minimum(cost, vertex.upper)
+        plan = rounded.operator(jnp.where(cost == vertex.upper, 0, 1)) + vertex.plan
     # Of a problem with invalid numbers nothing is known.
     valid = ~is_invalid(result)
     return Certificate(
         lower=jnp.where(valid, prepared.unit * lower, -jnp.inf),
-        upper=jnp.where(valid, prepared.unit * rounded.cost(), jnp.inf),
+        upper=jnp.where(valid, prepared.unit * cost, jnp.inf),
         potentials=(prepared.unit * f, prepared.unit * g),
-        plan=rounded.operator(),
+        plan=plan,
+    )
+
+
+def _vertex_if(
+    problem: PreparedProblem,
+    costs: Float[Array, "n m"],
+    g: Float[Array, " m"],
+    needed: Bool[Array, ""],
+) -> Vertex:
+    """The cheapest vertex, or, where it is not needed, none, at an infinite cost."""
+    return lax.cond(
+        needed,
+        lambda: cheapest_vertex(problem, costs, g, False),
+        lambda: empty_vertex(problem, costs, False),
     )

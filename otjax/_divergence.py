@@ -14,6 +14,7 @@ from ._geometry import AbstractGeometry
 from ._marginals import AbstractMarginal, Balanced
 from ._problem import EntropicProblem, Relative, valid_masses
 from ._results import is_invalid, RESULTS
+from ._slack import has_slack
 from ._solution import Solution
 from ._solve import solve
 from ._solver import AbstractSolver, SymmetricSinkhorn
@@ -90,6 +91,11 @@ def divergence(
     how = {"adjoint": adjoint, "max_steps": max_steps, "throw": False}
 
     problem = EntropicProblem(xy, a, b, epsilon=epsilon, marginals=marginals)
+    if has_slack(problem):
+        raise ValueError(
+            "`marginals` of a divergence must be `Balanced()` or `Unbalanced(rho)`, since of a "
+            f"measure with itself there is nothing to leave; got {marginals!r}."
+        )
     side_a, side_b = problem.marginals
     cross = solve(problem, solver, tolerance=tolerance, init=starts[0], **how)
 

@@ -1,31 +1,31 @@
-"""Unregularised transport, with proof: epsilon is lowered until the bounds of the cost meet."""
+"""Unregularised transport, with proof: a rough plan, then the cheapest vertex; or, where no matrix
+of costs is held, an epsilon that is lowered until the bounds of the cost meet."""
 
 import equinox as eqx
 import equinox.internal as eqxi
-import jax
-import jax.lax as lax
 import jax.numpy as jnp
 import lineax as lx
-from jaxtyping import Array, ArrayLike, Bool, Float, Int
+from jaxtyping import Array, ArrayLike, Bool, Float, Int, PRNGKeyArray
 
-from ._arrays import constant, positive_number
-from ._certificate import feasible_potentials, relative_gap, RoundedPlan
+from . import _couplings
+from ._arrays import constant, float_array, float_scalar, known_number
+from ._certificate import relative_gap, RoundedPlan
 from ._control import in_turn
-from ._dual import marginal_error, transport_plan
-from ._geometry import AbstractGeometry
-from ._problem import EntropicProblem, PreparedProblem
-from ._results import RESULTS
+from ._dual import transport_plan
+from ._geometry import AbstractGeometry, CostMatrix, PointCloud
+from ._narrowing import narrow, Options
+from ._problem import EntropicProblem
+from ._reduction import by_platform, map_rows, Pairs
+from ._results import raise_unless_successful, RESULTS
 from ._solution import Stats
-from ._solver import AbstractSolver, Adaptive, NoAnnealing, Sinkhorn
+from ._solver import AbstractSolver
+from ._vertex import may_forbid, pair_costs, SparsePlan
 
 
-# Epsilon starts at so many times the gap, within limits, as a fraction of the mean cost; that is
-# enough where transport costs about as much as chance. Each stage then multiplies it by what the
-# gap left suggests, within limits.
-_PER_GAP, _LEAST_START, _LARGEST_START = 5, 5e-4, 0.02
-_SLOWEST, _FASTEST = 0.5, 0.05
-# Nothing is proven on the way to the first epsilon: a marginal error as of annealing will do.
-_ROUGH = 0.05
+_TOO_FEW_STAGES = (
+    "The bounds are further apart than `gap` after `max_stages` stages "
+    "(`RESULTS.max_steps_reached`). Raise `max_stages` or `gap`."
+)
 
 
 class ExactSolution(eqx.Module):
@@ -33,9 +33,13 @@ class ExactSolution(eqx.Module):
 
     - `value`: the cost of `plan`, within `upper - lower` of the optimum. Differentiable once in
       points, costs and masses, by the envelope rule: plan and potentials are held fixed.
-    - `lower`, `upper`, `potentials`, `plan`: as in `Certificate`.
-    - `result`: `successful` if the relative gap of the bounds is what was asked for.
-    - `stats`: the steps of the solver in all stages, and its last marginal error.
+    - `lower`, `upper`, `potentials`, `plan`: as in `Certificate`. With `gap=0` the plan is a
+      `SparsePlan`, a vertex: its `rows`, `columns` and `masses` are the pairs.
+    - `result`: `successful` if the relative gap of the bounds is what was asked for; `infeasible`
+      if forbidden pairs leave no plan.
+    - `stats`: the steps of the solver in all stages, the visits of rows by the search for a vertex
+      included, and the last marginal error of the solver.
+    - `geometry`, `b`: what was solved.
     """
 
     value: Float[Array, ""]
@@ -45,26 +49,67 @@ class ExactSolution(eqx.Module):
     plan: lx.AbstractLinearOperator
     result: RESULTS
     stats: Stats
+    geometry: AbstractGeometry
+    b: Float[Array, " m"]
+
+    def sample(self, key: PRNGKeyArray, k: int) -> tuple[Int[Array, " k"], Int[Array, " k"]]:
+        """Pairs of indices `(i, j)`, shapes (k,), drawn from the plan, as of a `Solution`."""
+        return _couplings.sample_pairs(self.plan, key, k)
+
+    def match(self) -> Int[Array, " n"]:
+        """For each row the column that it gives most to, as of a `Solution`."""
+        return _couplings.best_partners(self.plan)
+
+    def interpolate(self, t: ArrayLike) -> tuple[Float[Array, "n d"], Float[Array, " n"]]:
+        """The measure at time `t` of the way, points and masses, as of a `Solution`.
+
+        **Raises:** `ValueError` unless the geometry is one of points.
+        """
+        if not isinstance(self.geometry, PointCloud):
+            raise ValueError(
+                "An interpolation needs points: solve with a `PointCloud`, not a "
+                f"`{type(self.geometry).__name__}`."
+            )
+        return _couplings.interpolated(self.plan, self.geometry.x, self.geometry.y, t)
 
     @property
     def gap(self) -> Float[Array, ""]:
         """The distance of the bounds relative to the upper one; 0 where they meet."""
         return relative_gap(self.lower, self.upper)
 
+    @eqx.filter_jit
+    def potential(self, x: ArrayLike) -> Float[Array, " k"]:
+        r"""The first potential at any points, the c-transform of the second:
+        $f(x) = \min_j c(x, y_j) - g_j$.
 
-class _Stage(eqx.Module):
-    """The state between two epsilons: the current potentials, and the best bounds so far."""
+        For a cost that is a metric, as `Euclidean()`, it is 1-Lipschitz everywhere, and
+        $\langle a, f(x) \rangle - \langle b, f(y) \rangle$ is at least `lower`: the
+        Kantorovich-Rubinstein potential of $W_1$. Its gradient is that of the cost to the nearest
+        $y_j$ in that sense.
 
-    epsilon: Float[Array, ""]
-    current: tuple[Float[Array, " n"], Float[Array, " m"]]
-    primal: tuple[Float[Array, " n"], Float[Array, " m"], Float[Array, ""]]  # f, g, epsilon
-    dual: tuple[Float[Array, " n"], Float[Array, " m"]]
-    lower: Float[Array, ""]
-    upper: Float[Array, ""]
-    steps: Int[Array, ""]
-    error: Float[Array, ""]
-    stages: Int[Array, ""]
-    stuck: Bool[Array, ""]
+        **Arguments:**
+
+        - `x`: points of the first space, shape (k, d).
+
+        **Returns:** the potential, shape (k,).
+
+        **Raises:** `ValueError` unless the geometry is a `PointCloud`.
+        """
+        geometry = self.geometry
+        if not isinstance(geometry, PointCloud):
+            raise ValueError(
+                "Potentials at other points need points: solve with a `PointCloud`, not a "
+                f"`{type(geometry).__name__}`."
+            )
+        points = float_array(x, "x", "k d").astype(geometry.dtype)
+        g = jnp.where(self.b > 0, self.potentials[1], -jnp.inf)
+
+        def of_rows(x: Float[Array, "block d"]) -> Float[Array, " block"]:
+            new = geometry.seen_from(x, self.b, jnp.ones((), geometry.dtype))
+            return jnp.min(Pairs(new.x, new.y, new.cost).matrix() - g[None, :], axis=1)
+
+        shape = points.shape[0], self.b.shape[0]
+        return by_platform(lambda block, x: map_rows(of_rows, x, block), shape, points)
 
 
 def solve_exact(
@@ -79,17 +124,25 @@ def solve_exact(
 ) -> ExactSolution:
     r"""Solves $\min_{P1 = a, P^T1 = b} \langle P, C \rangle$ to a requested accuracy, with proof.
 
-    Entropic problems are solved at falling `epsilon`, each from the last one's potentials, until
-    a feasible plan and feasible potentials prove the cost to within `gap`.
+    An entropic problem is solved; if its bounds are not close enough, the cheapest vertex is found
+    by shortest paths from its potentials, and the bounds meet up to rounding. Where the matrix of
+    costs is neither held nor small, entropic problems are solved at falling `epsilon` instead, each
+    from the last one's potentials, until a feasible plan and feasible potentials prove the cost to
+    within `gap`.
 
     **Arguments:**
 
-    - `geometry`: a `PointCloud` or `CostMatrix` of shape (n, m).
-    - `a`, `b`: the masses, shapes (n,) and (m,), of one total; `None` is uniform of total 1.
-    - `gap`: the distance of the bounds at which to stop, relative to the upper one. In float32
-        rounding often ends the descent between 1e-2 and 1e-3; float64 reaches far less.
-    - `solver`: the solver of each stage; `None` is `Adaptive` with a tolerance fit for `gap`.
-    - `max_stages`: the largest number of epsilons.
+    - `geometry`: a `PointCloud` or `CostMatrix` of shape (n, m). An entry of `inf` forbids a pair.
+    - `a`, `b`: the masses, shapes (n,) and (m,), of one total; `None` is uniform of total 1, for
+        which the search is fastest if n = m: it is one for a permutation.
+    - `gap`: the distance of the bounds at which to stop, relative to the upper one. The number 0
+        asks for a vertex: a `SparsePlan` of at most n + m - 1 pairs, and a permutation where masses
+        are uniform and n = m; for this the matrix of costs is made in any case. In float32 the
+        lower bound is known up to the rounding of the costs, relative to which transport may cost
+        little: bounds that differ by no more meet, and the plan is right to as much.
+    - `solver`: the solver of each entropic problem; `None` is `Adaptive` with a tolerance fit for
+        `gap`.
+    - `max_stages`: the largest number of epsilons, the search for a vertex being one more.
     - `throw`: whether a result other than `successful` raises.
 
     **Returns:** an `ExactSolution`.
@@ -97,146 +150,123 @@ def solve_exact(
     **Raises:** `ValueError` for arguments of the wrong kind; a `RuntimeError` that says what to
     change if the gap is not reached and `throw` is true.
     """
-    gap = positive_number(gap, "gap")
+    asked = float_scalar(gap, "gap", jnp.result_type(float))
+    known = known_number(gap)
+    if known is not None and not known >= 0:
+        raise ValueError(f"`gap` must be positive, or 0 for a vertex, got {gap!r}.")
     if not isinstance(max_stages, int) or max_stages < 1:
         raise ValueError(f"`max_stages` must be a positive integer, got {max_stages!r}.")
-    if solver is None:
-        solver = Adaptive(tolerance=0.1 * gap, annealing=NoAnnealing())
-    if not isinstance(solver, AbstractSolver):
+    if solver is not None and not isinstance(solver, AbstractSolver):
         raise ValueError(f"`solver` must be a solver such as `Adaptive()`, got {solver!r}.")
     problem = EntropicProblem(geometry, a, b)
-    solution = _solve_exact(problem, gap, solver, jnp.asarray(max_stages, jnp.int32))
+    has_costs = any(isinstance(g, (PointCloud, CostMatrix)) for g in (geometry, geometry.T))
+    if known == 0 and not has_costs:
+        raise ValueError(
+            "`gap=0` needs a `PointCloud` or a `CostMatrix`, of which the cost of a pair is known, "
+            f"got `{type(geometry).__name__}`; pass a positive `gap`."
+        )
+    n, m = problem.geometry.shape
+    options = Options(
+        gap=None if known == 0 else asked.astype(problem.geometry.dtype),
+        solver=solver,
+        max_stages=jnp.asarray(max_stages, jnp.int32),
+        uniform=a is None and b is None and n == m,
+    )
+    solution = _solve_exact(problem, options)
     if throw:
-        failed = solution.result != RESULTS.successful
-        solution = solution.result.error_if(solution, failed)
+        short = solution.result == RESULTS.max_steps_reached
+        solution = eqx.error_if(solution, short, _TOO_FEW_STAGES)
+        reached = lambda: f"(The gap is {float(solution.gap):.2g}.)"
+        solution = raise_unless_successful(solution, solution.result, reached)
     return solution
 
 
 @eqx.filter_jit
-def _solve_exact(
-    problem: EntropicProblem,
-    gap: Float[Array, ""],
-    solver: AbstractSolver,
-    max_stages: Int[Array, ""],
-) -> ExactSolution:
+def _solve_exact(problem: EntropicProblem, options: Options) -> ExactSolution:
     prepared, validity = problem.prepare()
-    fixed = constant(prepared)
-    gap = gap.astype(fixed.epsilon.dtype)
-    end, reached = in_turn(_narrow, fixed, gap, solver, max_stages)()
-    result = RESULTS.where(end.stuck, RESULTS.stagnated, RESULTS.max_steps_reached)
-    result = RESULTS.where(reached, RESULTS.successful, result)
-    result = RESULTS.where(validity == RESULTS.successful, result, validity)
     valid = validity == RESULTS.successful
+    fixed = constant(prepared)
+    end, vertex, reached, by_vertex = in_turn(narrow, fixed, options)()
+    result = RESULTS.where(end.stuck, RESULTS.gap_stagnated, RESULTS.max_steps_reached)
+    result = RESULTS.where(reached, RESULTS.successful, result)
+    if vertex is not None:
+        result = RESULTS.where(by_vertex & ~vertex.feasible, RESULTS.infeasible, result)
+    result = RESULTS.where(valid, result, validity)
 
     f, g, epsilon = end.primal
     rounded = RoundedPlan(fixed.at(epsilon), f, g)
-    unit = prepared.unit
-    upper = jnp.where(valid, unit * end.upper, jnp.inf)
+    share = jnp.ones_like(end.upper)
+    if vertex is None:
+        plan, sparse = rounded.operator(), None
+    elif options.gap is None:
+        plan, rounded, sparse = vertex.plan, None, vertex.plan
+    else:
+        share = jnp.where(by_vertex, 0, 1).astype(end.upper.dtype)
+        masses = jnp.where(by_vertex, vertex.plan.masses, 0)
+        sparse = eqx.tree_at(lambda plan: plan.masses, vertex.plan, masses)
+        plan = rounded.operator(share) + sparse
+    # What is not known to be finite is taken from the prepared geometry, where it is.
+    unit, geometry, factor = prepared.unit, problem.geometry, 1 / prepared.unit
+    if may_forbid(geometry):
+        geometry, factor = prepared.geometry, jnp.ones_like(unit)
+    pairs = sparse, factor, valid
+    lower, upper = end.lower, end.upper
+    if sparse is not None:
+        exact = _cost_of_pairs(constant(geometry), *pairs)
+        known = by_vertex & vertex.feasible
+        # The same distance apart: at the cost that the pairs have each for itself.
+        lower = jnp.where(known, exact - (upper - lower), lower)
+        upper = jnp.where(known, exact, upper)
+    value = jnp.where(valid, jnp.where(upper < jnp.inf, upper, lower), 0)
     return ExactSolution(
-        value=unit * _envelope(prepared, rounded, end.dual, jnp.where(valid, end.upper, 0)),
-        lower=jnp.where(valid, unit * end.lower, -jnp.inf),
-        upper=upper,
+        value=unit * _envelope((prepared, geometry), (rounded, share, pairs), end.dual, value),
+        lower=jnp.where(valid, unit * lower, -jnp.inf),
+        upper=jnp.where(valid, unit * upper, jnp.inf),
         potentials=(unit * end.dual[0], unit * end.dual[1]),
-        plan=rounded.operator(),
+        plan=plan,
         result=result,
         stats=Stats(end.steps, end.error),
+        geometry=problem.geometry,
+        b=prepared.b,
     )
 
 
-def _narrow(
-    problem: PreparedProblem,
-    gap: Float[Array, ""],
-    solver: AbstractSolver,
-    max_stages: Int[Array, ""],
-) -> tuple[_Stage, Bool[Array, ""]]:
-    """Lowers epsilon until the bounds meet; also says whether they do."""
-    scale = jnp.where(problem.spread > 0, problem.spread, 1)
-    # Bounds that differ by rounding alone meet.
-    size = jnp.maximum(jnp.abs(problem.mean), scale)
-    noise = 64 * jnp.finfo(scale.dtype).eps * size * jnp.sum(problem.a)
-
-    def reached(state: _Stage) -> Bool[Array, ""]:
-        return (relative_gap(state.lower, state.upper) <= gap) | (state.upper - state.lower < noise)
-
-    def unfinished(state: _Stage) -> Bool[Array, ""]:
-        return ~reached(state) & ~state.stuck & (state.stages < max_stages)
-
-    epsilon = jnp.clip(_PER_GAP * gap, _LEAST_START, _LARGEST_START) * scale
-    rough = Sinkhorn(tolerance=_ROUGH).run(problem.at(epsilon), None, None)
-    start = _Stage(
-        epsilon=epsilon,
-        current=(rough.f, rough.g),
-        primal=(rough.f, rough.g, epsilon),
-        dual=(rough.f, rough.g),
-        lower=jnp.full_like(scale, -jnp.inf),
-        upper=jnp.full_like(scale, jnp.inf),
-        steps=rough.num_steps,
-        error=jnp.full_like(scale, 2),
-        stages=jnp.zeros((), jnp.int32),
-        stuck=jnp.array(False),
-    )
-    end = lax.while_loop(
-        unfinished, lambda state: _lower_epsilon(problem, solver, gap, state), start
-    )
-    return end, reached(end)
-
-
-def _lower_epsilon(
-    problem: PreparedProblem, solver: AbstractSolver, gap: Float[Array, ""], state: _Stage
-) -> _Stage:
-    """Solves at one epsilon, certifies, and chooses the next."""
-    outcome = solver.run(problem.at(state.epsilon), state.current, None)
-    current = problem.at(outcome.epsilon)
-    rounded = RoundedPlan(current, outcome.f, outcome.g)
-    upper = rounded.cost()
-    f, g = feasible_potentials(current, outcome.g)
-    lower = jnp.sum(problem.a * f) + jnp.sum(problem.b * g)
-    cheaper, higher = upper < state.upper, lower > state.lower
-    new_primal = (outcome.f, outcome.g, outcome.epsilon)
-    choose = lambda condition, new, old: jax.tree.map(
-        lambda ours, theirs: jnp.where(condition, ours, theirs), new, old
-    )
-    upper, lower = jnp.where(cheaper, upper, state.upper), jnp.where(higher, lower, state.lower)
-    ratio = gap / relative_gap(lower, upper)
-    return _Stage(
-        epsilon=state.epsilon * jnp.clip(0.7 * ratio, _FASTEST, _SLOWEST),
-        current=(outcome.f, outcome.g),
-        primal=choose(cheaper, new_primal, state.primal),
-        dual=choose(higher, (f, g), state.dual),
-        lower=lower,
-        upper=upper,
-        steps=state.steps + outcome.num_steps,
-        error=marginal_error(current, outcome.f, outcome.g, outcome.marginals),
-        stages=state.stages + 1,
-        # Neither bound moves once rounding decides.
-        stuck=~(cheaper | higher),
-    )
+def _cost_of_pairs(
+    geometry: AbstractGeometry,
+    plan: SparsePlan,
+    factor: Float[Array, ""],
+    valid: Bool[Array, ""],
+) -> Float[Array, ""]:
+    costs = pair_costs(geometry, plan.rows, plan.columns, valid)
+    return jnp.sum(plan.masses * (factor * costs))
 
 
 @eqx.filter_custom_jvp
-def _envelope(problem, rounded, potentials, value):
-    del problem, rounded, potentials
+def _envelope(defined, plans, potentials, value):
+    del defined, plans, potentials
     return value
 
 
 @_envelope.def_jvp
 def _envelope_jvp(primals, tangents):
-    problem, rounded, (f, g), value = primals
+    defined, (rounded, share, pairs), (f, g), value = primals
     # The rule is one of first order: a second derivative of it would be wrong, and is refused.
-    problem = eqxi.nondifferentiable(
-        problem, name="the second derivative of an unregularised transport cost"
+    defined = eqxi.nondifferentiable(
+        defined, name="the second derivative of an unregularised transport cost"
     )
 
-    def cost(p):
-        left = eqx.tree_at(lambda r: r.problem.geometry, rounded, p.geometry)
-        plan_mass = jnp.sum(transport_plan(left.problem, rounded.f, rounded.g).mv(jnp.ones_like(g)))
-        # The derivative of <P, C> at a fixed plan P is that of -epsilon times the plan's mass.
-        return (
-            left.spread_cost()
-            - rounded.problem.epsilon * plan_mass
-            + jnp.sum(p.a * f)
-            + jnp.sum(p.b * g)
-        )
+    def cost(defined):
+        p, geometry = defined
+        total = jnp.sum(p.a * f) + jnp.sum(p.b * g)
+        if pairs[0] is not None:
+            total += _cost_of_pairs(geometry, *pairs)
+        if rounded is not None:
+            left = eqx.tree_at(lambda r: r.problem.geometry, rounded, p.geometry)
+            plan = transport_plan(left.problem, rounded.f, rounded.g)
+            # The derivative of <P, C> at a fixed plan P is that of -epsilon times the plan's mass.
+            mass = jnp.sum(plan.mv(jnp.ones_like(g)))
+            total += share * (left.spread_cost() - rounded.problem.epsilon * mass)
+        return total
 
-    _, derivative = eqx.filter_jvp(cost, (problem,), (tangents[0],))
+    _, derivative = eqx.filter_jvp(cost, (defined,), (tangents[0],))
     return value, jnp.zeros_like(value) if derivative is None else derivative

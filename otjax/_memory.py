@@ -7,6 +7,7 @@ import jax
 import jax.numpy as jnp
 from jaxtyping import PyTree
 
+from ._geometry import AbstractGeometry, AbstractPlan
 from ._problem import EntropicProblem
 from ._reduction import device_memory, working_memory
 
@@ -38,8 +39,7 @@ def memory_needed(problem: EntropicProblem) -> Memory:
 
     **Arguments:**
 
-    - `problem`: the problem, of any geometry. Its arrays may be `jax.ShapeDtypeStruct`s under
-        `jax.eval_shape`.
+    - `problem`: the problem, of any geometry. Its arrays are not looked at.
 
     **Returns:** the bytes of a solve, of one with its gradient, and of the device.
 
@@ -51,16 +51,19 @@ def memory_needed(problem: EntropicProblem) -> Memory:
             "`otjax.EntropicProblem(geometry)`."
         )
 
-    def parts(problem: EntropicProblem):
-        prepared, _ = problem.prepare()
-        f, g = jnp.zeros_like(prepared.a), jnp.zeros_like(prepared.b)
-        return prepared.geometry, prepared.geometry.plan(f, g, prepared.epsilon)
-
-    geometry, plan = eqx.filter_eval_shape(parts, problem)
+    geometry, plan = eqx.filter_eval_shape(_held, problem)
     held, made = _bytes(geometry), _bytes(plan)
     on_the_way = working_memory(problem.geometry.shape, problem.geometry.dtype)
     of = lambda plans: held + plans * made + on_the_way
     return Memory(of(_PLANS_OF_SOLVE), of(_PLANS_OF_GRADIENT), device_memory())
+
+
+@eqx.filter_jit  # only for its cache of shapes
+def _held(problem: EntropicProblem) -> tuple[AbstractGeometry, AbstractPlan]:
+    """What a solve holds."""
+    prepared, _ = problem.prepare()
+    f, g = jnp.zeros_like(prepared.a), jnp.zeros_like(prepared.b)
+    return prepared.geometry, prepared.geometry.plan(f, g, prepared.epsilon)
 
 
 def check_memory(problem: EntropicProblem) -> None:

@@ -121,8 +121,9 @@ class EntropicProblem(eqx.Module):
         - `epsilon`: the regularisation, in the unit of the cost, a number that may be traced; or
             `Relative(fraction)` of the mean cost. `None` is `Relative(0.05)`. The problem of a
             solution says what number it became.
-        - `marginals`: `Balanced()`, `Unbalanced(rho)`, or a pair of them for `a` and for `b`
-            (semi-relaxed transport is `(Balanced(), Unbalanced(rho))`).
+        - `marginals`: `Balanced()`, `Unbalanced(rho)`, `TotalVariation(rho)` or a pair of them for
+            `a` and for `b` (semi-relaxed transport is `(Balanced(), Unbalanced(rho))`); or
+            `Partial(share)`.
 
         **Raises:** `ValueError` for wrong types and shapes. Wrong values are reported by the
         solve, as a member of `RESULTS`.
@@ -144,8 +145,8 @@ class EntropicProblem(eqx.Module):
         pair = marginals if isinstance(marginals, tuple) else (marginals, marginals)
         if len(pair) != 2 or not all(isinstance(side, AbstractMarginal) for side in pair):
             raise ValueError(
-                "`marginals` must be `Balanced()`, `Unbalanced(rho)` or a pair of them, got "
-                f"{marginals!r}."
+                "`marginals` must be `Balanced()`, `Unbalanced(rho)`, `TotalVariation(rho)`, "
+                f"`Partial(share)` or a pair of them, got {marginals!r}."
             )
         self.marginals = _constraint(pair[0]), _constraint(pair[1])
 

@@ -23,8 +23,6 @@ class RESULTS(eqx.Enumeration):
     """How a solve ended; each member's text, which it prints as, says what failed and what to
     change."""
 
-    __module__ = "otjax"
-
     successful = "successful"
     max_steps_reached = (
         "The solver stopped after `max_steps` steps, short of its tolerance. Raise `max_steps` or "
@@ -33,6 +31,10 @@ class RESULTS(eqx.Enumeration):
     stagnated = (
         "The marginal error stopped falling short of `tolerance`, at what rounding allows. Raise "
         "`tolerance` or `epsilon`, or in float32 use float64."
+    )
+    gap_stagnated = (
+        "Rounding ended the approach of the bounds short of `gap`. Raise `gap`, or use float64 if "
+        "the input is float32."
     )
     unresolved_epsilon = (
         "`epsilon` is below what rounding resolves at the size of these costs; the solution is "
@@ -68,6 +70,14 @@ class RESULTS(eqx.Enumeration):
     invalid_rho = (
         "`rho` must be positive and finite. Pass such a `rho` to `Unbalanced`; for the limit of a "
         "`rho` without bound pass `marginals=otjax.Balanced()`."
+    )
+    invalid_share = (
+        "`share` must be above 0 and at most 1, one number for both sides: no more mass can be "
+        "transported than the lighter side has. Pass such a `share` to `Partial`."
+    )
+    invalid_weights = (
+        "`weights` must be finite, not negative, and not all zero. Pass one such number for each "
+        "measure."
     )
     infeasible = (
         "No plan meets the constraints: the pairs that are forbidden (by a cost of +inf, or an "
@@ -113,6 +123,8 @@ def is_invalid(result: RESULTS) -> Bool[Array, ""]:
         RESULTS.invalid_epsilon,
         RESULTS.invalid_rho,
         RESULTS.other_epsilon,
+        RESULTS.invalid_share,
+        RESULTS.invalid_weights,
         RESULTS.infeasible,
         RESULTS.negative_entries,
     )

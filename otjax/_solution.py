@@ -2,14 +2,19 @@
 
 import equinox as eqx
 import jax.numpy as jnp
-from jaxtyping import Array, ArrayLike, Float, Int
+from jaxtyping import Array, ArrayLike, Float, Int, PRNGKeyArray
 
-from ._arrays import constant, float_array, needs_precision
+from . import _couplings
+from ._arrays import float_array, needs_precision
+from ._conditional import conditional
 from ._dual import linear_cost, transport_plan
-from ._geometry import AbstractPointGeometry
+from ._geometry import AbstractPointGeometry, PointCloud
+from ._ground_cost import GroundCost, SqEuclidean
+from ._maps import ConvexMap, nearest
 from ._operators import TransportPlan
 from ._problem import EntropicProblem, PreparedProblem
 from ._results import RESULTS
+from ._slack import AbstractSlack
 from ._unit import times_unit
 
 
@@ -96,9 +101,13 @@ class Solution(eqx.Module):
 
         **Raises:** `ValueError` unless the geometry is one of points, such as `PointCloud`.
         """
-        new, f = self._seen_from(x)
-        problem = self.prepared
-        return times_unit(_half_step, problem.unit, problem, new, f, self._potentials[1])
+        if any(isinstance(side, AbstractSlack) for side in self.problem.marginals):
+            raise ValueError(
+                "The potential of a problem that leaves mass does not extend to other points; use "
+                "`solution.potentials`."
+            )
+        new, problem = self._seen_from(x), self.prepared
+        return times_unit(_half_step, problem.unit, problem, new, self._potentials[1])
 
     @eqx.filter_jit
     def transport(self, x: ArrayLike) -> Float[Array, "k d"]:
@@ -113,18 +122,120 @@ class Solution(eqx.Module):
 
         **Raises:** `ValueError` unless the geometry is one of points, such as `PointCloud`.
         """
-        new, f = self._seen_from(x)
-        b = self.prepared.b[:, None]
+        new, problem = self._seen_from(x), self.prepared
         y = self.problem.geometry.y
-        y = jnp.where((b > 0) & jnp.isfinite(y), y, 0)
-        # Mass and mean in one product; normalised, so that the weights sum to one wherever x is.
-        density = new.plan(f, self._potentials[1], self.prepared.epsilon)
-        weighted = density.mv(jnp.concatenate([b, b * y], axis=1))
-        return weighted[:, 1:] / weighted[:, :1]
+        y = jnp.where((problem.b > 0)[:, None] & jnp.isfinite(y), y, 0)
+        return conditional(new, self._potentials[1], problem.b, problem.epsilon, y)[1]
 
-    def _seen_from(self, x: ArrayLike) -> tuple[AbstractPointGeometry, Float[Array, " k"]]:
-        """The geometry from new points to the second support, and a potential at the new points:
-        right in value, without derivatives."""
+    @property
+    def entropy(self) -> Float[Array, ""]:
+        r"""The entropy of the plan, $-\sum_{ij} P_{ij} \log P_{ij}$, in nats: of plans between n
+        points of mass 1/n, $\log n$ for a permutation and $2 \log n$ for independence."""
+        return _couplings.entropy(self.plan)
+
+    def sample(self, key: PRNGKeyArray, k: int) -> tuple[Int[Array, " k"], Int[Array, " k"]]:
+        """Pairs of indices drawn from the plan, with replacement.
+
+        **Arguments:**
+
+        - `key`: a key of `jax.random`.
+        - `k`: how many pairs.
+
+        **Returns:** `(i, j)`, shapes (k,).
+
+        **Raises:** `ValueError` unless `k` is a positive integer.
+        """
+        return _couplings.sample_pairs(self.plan, key, k)
+
+    def sample_partners(self, key: PRNGKeyArray) -> Int[Array, " n"]:
+        """For each row a column, drawn from the plan given the row."""
+        return _couplings.draw_partners(self.plan, key)
+
+    def match(self) -> Int[Array, " n"]:
+        """For each row the column that it gives most to; a column may serve several rows."""
+        return _couplings.best_partners(self.plan)
+
+    def assign(self) -> Int[Array, " n"]:
+        """For each row a column of its own, pairs of the largest density first.
+
+        **Raises:** `ValueError` if there are fewer columns than rows.
+        """
+        return _couplings.one_to_one(self.plan)
+
+    @eqx.filter_jit
+    def barycentric(self) -> Float[Array, "n d"]:
+        r"""Where each point of the first side goes on average, $\sum_j P_{ij} y_j / (P 1)_i$."""
+        return _couplings.projection(self.plan, self._points[1])[0]
+
+    def interpolate(
+        self, t: ArrayLike, *, itself: "Solution | None" = None
+    ) -> tuple[Float[Array, "n d"], Float[Array, " n"]]:
+        r"""The measure at time `t` of the way from the first side (0) to the second (1): each point
+        on the line to its barycentric projection (McCann 1997, doi:10.1006/aima.1997.1634).
+
+        The projections of an entropic plan lie closer together than the points of the second side.
+
+        **Arguments:**
+
+        - `t`: the time, a number that may be traced.
+        - `itself`: a solution of the first measure with itself, at the same epsilon, as
+            `solutions.xx` of a divergence: then its own shrinkage is taken off.
+
+        **Returns:** points and their masses, shapes (n, d) and (n,).
+
+        **Raises:** `ValueError` unless the geometry is one of points.
+        """
+        x, y = self._points
+        bias = None if itself is None else (itself.plan, itself._points[1])
+        return _couplings.interpolated(self.plan, x, y, t, bias)
+
+    def nearest(self, x: ArrayLike) -> Int[Array, " k"]:
+        """The Laguerre cell of the second side that each point of shape (k, d) is in: a map to
+        points, of which the potentials alone are used. See `otjax.nearest`."""
+        y, g = self._points[1], self.potentials[1]
+        g = jnp.where(self.prepared.b > 0, g, -jnp.inf)
+        return nearest(x, y, g, cost=self._cost)[0]
+
+    def convex_map(self) -> ConvexMap:
+        """The entropic map as the gradient of a convex function.
+
+        **Raises:** `ValueError` unless the cost is `SqEuclidean()`.
+        """
+        y = self._points[1]
+        if not isinstance(self._cost, SqEuclidean):
+            raise ValueError(
+                "The map is the gradient of a convex function for the cost `SqEuclidean()` only, "
+                f"got {self._cost!r}; use `solution.transport`."
+            )
+        epsilon = self.problem.epsilon
+        return ConvexMap(y, self.potentials[1], self.prepared.b, epsilon=epsilon)
+
+    @property
+    def _points(self) -> tuple[Float[Array, "n d"], Float[Array, "m d"]]:
+        """The points of both sides, those of mass zero at the origin."""
+        geometry = self.problem.geometry
+        if not isinstance(geometry, AbstractPointGeometry):
+            raise ValueError(
+                "Maps and interpolations need points: solve with a `PointCloud`, not a "
+                f"`{type(geometry).__name__}`."
+            )
+        alive = lambda masses: (masses > 0)[:, None]
+        a, b = self.prepared.a, self.prepared.b
+        return jnp.where(alive(a), geometry.T.y, 0), jnp.where(alive(b), geometry.y, 0)
+
+    @property
+    def _cost(self) -> GroundCost:
+        """The cost between any two points."""
+        geometry = self.problem.geometry
+        if not isinstance(geometry, PointCloud):
+            raise ValueError(
+                "Cells and convex functions need the cost of two points: solve with a "
+                f"`PointCloud`, not a `{type(geometry).__name__}`."
+            )
+        return geometry.cost
+
+    def _seen_from(self, x: ArrayLike) -> AbstractPointGeometry:
+        """The geometry from new points to the second support."""
         geometry = self.problem.geometry
         needs_precision(geometry.dtype, "This solution")
         if not isinstance(geometry, AbstractPointGeometry):
@@ -133,10 +244,7 @@ class Solution(eqx.Module):
                 f"`{type(geometry).__name__}`."
             )
         points = float_array(x, "x", "k d").astype(geometry.dtype)
-        problem = self.prepared
-        new = geometry.seen_from(points, problem.b, problem.unit)
-        fixed, b, g, epsilon = constant((new, problem.b, self._potentials[1], problem.epsilon))
-        return new, fixed.softmin(g + epsilon * jnp.log(b), epsilon)
+        return geometry.seen_from(points, self.prepared.b, self.prepared.unit)
 
 
 def _cost_of_plan(
@@ -151,11 +259,7 @@ def _cost_of_plan(
 
 
 def _half_step(
-    problem: PreparedProblem,
-    new: AbstractPointGeometry,
-    f: Float[Array, " k"],
-    g: Float[Array, " m"],
+    problem: PreparedProblem, new: AbstractPointGeometry, g: Float[Array, " m"]
 ) -> Float[Array, " k"]:
-    density = new.plan(f, g, problem.epsilon)
-    softmin = f - problem.epsilon * jnp.log(density.mv(problem.b))
+    softmin, _ = conditional(new, g, problem.b, problem.epsilon, new.y)
     return problem.marginals[0].damping(problem.epsilon) * softmin

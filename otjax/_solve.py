@@ -13,10 +13,12 @@ from ._memory import check_memory
 from ._problem import EntropicProblem, PreparedProblem
 from ._reduction import is_allowed
 from ._results import is_invalid, raise_unless_successful, RESULTS
+from ._slack import with_slack
 from ._small import solves_at_once
 from ._solution import Solution, Stats
 from ._solver import AbstractSolver, chosen_solver, Potentials, size_of
 from ._unit import times_unit
+from ._vertex import lacks_room
 
 
 def solve(
@@ -50,9 +52,9 @@ def solve(
 
     **Returns:** a `Solution`.
 
-    **Raises:** `ValueError` for arguments of the wrong kind, and for a problem that cannot fit in
-    the memory of the device; a `RuntimeError` that says what to change if the solve fails and
-    `throw` is true.
+    **Raises:** `ValueError` for arguments of the wrong kind, and for a problem that cannot fit the
+    memory of the device; a `RuntimeError` that says what to change if the solve fails and `throw`
+    is true.
     """
     if not isinstance(problem, EntropicProblem):
         raise ValueError(
@@ -99,7 +101,11 @@ def _solve(
     adjoint: AbstractAdjoint,
     max_steps: Int[Array, ""] | None,
 ) -> Solution:
-    prepared, validity = problem.prepare()
+    given, validity = problem.prepare()
+    # Mass that may be left is that of one more point on each side.
+    prepared, slack_validity = with_slack(problem, given)
+    if prepared is not given and init is not None:
+        init = jnp.pad(init[0], (0, 1)), jnp.pad(init[1], (0, 1))
     # Nothing is differentiated through the iterations of a solver.
     # In the problem's unit, and back at the end.
     unit = prepared.unit
@@ -118,10 +124,17 @@ def _solve(
     value = times_unit(_optimum, unit, prepared, f, g, excess)
     # Potentials of the size of a forbidden cost are those of points that have no other pair.
     blocked = ~is_allowed(4 * size_of(outcome.f, outcome.g))
+    failed = outcome.result != RESULTS.successful
+    blocked |= lacks_room(problem.geometry, fixed, outcome.f, outcome.g, failed)
     result = RESULTS.where(blocked, RESULTS.infeasible, outcome.result)
+    result = RESULTS.where(slack_validity == RESULTS.successful, result, slack_validity)
     result = RESULTS.where(validity == RESULTS.successful, result, validity)
     stats = Stats(outcome.num_steps, error)
-    return Solution(problem.at(unit * epsilon), prepared, potentials, value, result, stats)
+    # Without the points of what is left.
+    n, m = problem.geometry.shape
+    potentials = potentials[0][:n], potentials[1][:m]
+    given = given.at(epsilon)
+    return Solution(problem.at(unit * epsilon), given, potentials, value, result, stats)
 
 
 def _attach(

@@ -163,7 +163,7 @@ def test_a_point_without_an_allowed_partner_is_infeasible():
     np.testing.assert_allclose(absent.value, 1.0, rtol=1e-6)
 
 
-@pytest.mark.parametrize("dtype", [jnp.float32, jnp.float64])
+@pytest.mark.parametrize("dtype", [jnp.float64, pytest.param(jnp.float32, marks=pytest.mark.slow)])
 def test_mass_without_an_allowed_partner_vanishes_at_its_price(dtype):
     rng = np.random.default_rng(0)
     cost, u = 4 * rng.random((9, 8)), np.full(9, 0.1)
@@ -264,8 +264,8 @@ def _outputs(geometry, of_epsilon, *masses):
         "result": solution.result._value,
     }
     if isinstance(geometry, otjax.PointCloud):
-        outputs["transport"] = solution.transport(geometry.x + geometry.y[0])
-        outputs["potential there"] = solution.potential(geometry.x + geometry.y[0])
+        outputs["transport"] = solution.transport(geometry.x + geometry.y[:1])
+        outputs["potential there"] = solution.potential(geometry.x + geometry.y[:1])
     return outputs
 
 
@@ -370,12 +370,12 @@ def _at_large_epsilon(x, y, epsilon):
 
 @pytest.mark.parametrize("dtype", [jnp.float32, jnp.float64])
 def test_penalties_so_soft_that_all_mass_vanishes(dtype):
-    cost = jnp.asarray(np.random.default_rng(0).random((6, 5)) + 1e5, dtype)
+    cost = jnp.asarray(np.random.default_rng(0).random((6, 5)) + 1e3, dtype)
     problem = otjax.EntropicProblem(
-        otjax.CostMatrix(cost), epsilon=0.01, marginals=otjax.Unbalanced(0.5)
+        otjax.CostMatrix(cost), epsilon=0.1, marginals=otjax.Unbalanced(0.5)
     )
     solution = otjax.solve(problem)
-    np.testing.assert_allclose(solution.value, 2 * 0.5 + 0.01, rtol=1e-5)
+    np.testing.assert_allclose(solution.value, 2 * 0.5 + 0.1, rtol=1e-5)
     assert jnp.all(solution.plan.as_matrix() == 0)
 
 
@@ -420,7 +420,7 @@ def test_potentials_of_pot_are_a_start_and_ours_are_its():
     warm = otjax.solve(problem, init=init)
     assert warm.stats.num_steps <= 2
     f, g = otjax.with_masses(*warm.potentials, a, b, epsilon=epsilon)
-    plan = np.exp((f[:, None] + g - cost) / epsilon)
+    plan = np.exp((np.asarray(f)[:, None] + np.asarray(g) - cost) / epsilon)
     np.testing.assert_allclose(plan, theirs.plan, atol=1e-9)
     back = otjax.without_masses(f, g, a, b, epsilon=epsilon)
     jax.tree.map(lambda *pair: np.testing.assert_allclose(*pair, atol=1e-12), back, warm.potentials)

@@ -118,6 +118,19 @@ def test_photographs_exchange_their_colours(run, tmp_path: Path):
     assert "successful" in end.stdout
 
 
+@pytest.mark.slow
+def test_barycentres_and_cells_are_drawn(run, tmp_path: Path):
+    for script, options in (
+        ("barycenters.py", "--images 3 --digits 2 --times 2 --tolerance 1e-2"),
+        ("laguerre_cells.py", "--points 5 --steps 20 --pixels 20"),
+    ):
+        picture = tmp_path / f"{script}.png"
+        end = run(script, *options.split(), "--output", picture)
+        assert end.returncode == 0, end.stderr
+        assert is_png(picture)
+        assert "unconverged=0" in end.stdout or "error=" in end.stdout
+
+
 @pytest.mark.parametrize(
     ("script", "options", "message"),
     [
@@ -136,6 +149,9 @@ def test_photographs_exchange_their_colours(run, tmp_path: Path):
         ("color_transfer.py", ["--every", "0"], "--every must be at least 1"),
         ("color_transfer.py", ["--first", "nothing.jpg"], "must be china.jpg or flower.jpg"),
         ("point_cloud_flow.py", ["--epsilon", "0"], "--epsilon must be positive"),
+        ("barycenters.py", ["--epsilon", "0"], "--epsilon must be positive"),
+        ("barycenters.py", ["--images", "171"], "--images must be from 1 to 170"),
+        ("laguerre_cells.py", ["--points", "1"], "--points must be at least 2"),
     ],
 )
 def test_bad_options_exit_with_a_message(monkeypatch, capsys, tmp_path, script, options, message):

@@ -1,9 +1,11 @@
 """A geometry of points on a regular grid: images, volumes, histograms."""
 
+import math
+
+import jax
 import jax.core
 import jax.lax as lax
 import jax.numpy as jnp
-import numpy as np
 from jaxtyping import Array, ArrayLike, Bool, Float
 
 from .._arrays import float_array
@@ -69,7 +71,7 @@ class Grid(AbstractPointGeometry):
     @property
     def shape(self) -> tuple[int, int]:
         sizes = ([axis.shape[0] for axis in axes] for axes in (self.axes, self.other_axes))
-        n, m = (int(np.prod(size)) for size in sizes)
+        n, m = (math.prod(size) for size in sizes)
         return n, m
 
     @property
@@ -102,10 +104,12 @@ class Grid(AbstractPointGeometry):
     ) -> SeparablePlan:
         return self._held.plan(f, g, epsilon, dtype)
 
-    def seen_from(self, x: Float[Array, "k d"], b: Float[Array, " m"]) -> PointCloud:
+    def seen_from(
+        self, x: Float[Array, "k d"], b: Float[Array, " m"], unit: Float[Array, ""]
+    ) -> PointCloud:
         other_axes, _ = _usable(self.other_axes, b)
         cloud = PointCloud(x, _points(other_axes), cost=OverAxes(self.cost))
-        return cloud.seen_from(x, b)
+        return cloud.seen_from(x, b, unit)
 
     @property
     def _held(self) -> Separable:
@@ -130,7 +134,7 @@ class OverAxes(AbstractGroundCost):
 def _separable(axes: Axes, other_axes: Axes, cost: GroundCost) -> Separable:
     sides = zip(axes, other_axes, strict=True)
     costs = tuple(Pairs(t[:, None], s[:, None], cost).matrix() for t, s in sides)
-    n, m = (int(np.prod([matrix.shape[side] for matrix in costs])) for side in range(2))
+    n, m = (math.prod(matrix.shape[side] for matrix in costs) for side in range(2))
     return Separable(costs, presence(jnp.ones(n)), presence(jnp.ones(m)))
 
 
@@ -173,10 +177,11 @@ def _checked_axis(axis: ArrayLike, name: str) -> Float[Array, " _"]:
         )
     if not isinstance(array, jax.core.Tracer):
         # On the host, as even constants are traced when JAX computes with them under `jit`.
-        spacings = np.diff(np.asarray(array))
-        if not (np.all(spacings > 0) and np.all(np.isfinite(spacings))):
+        known = jax.device_get(array)
+        spacings = known[1:] - known[:-1]
+        if not ((spacings > 0).all() and spacings.max() < math.inf):
             raise ValueError(
                 f"`{name}` must be finite and increase, so that each spacing is positive, got "
-                f"spacings from {np.min(spacings)} to {np.max(spacings)}."
+                f"spacings from {spacings.min()} to {spacings.max()}."
             )
     return array

@@ -21,10 +21,10 @@ from .._reduction import (
     default_engine,
     Pairs,
     softmin,
+    Streamed,
 )  # fmt: skip
 from .._unit import excess_exponent, power_of_two
 from ._base import (
-    AbstractGeometry,
     AbstractPlan,
     AbstractPointGeometry,
     AbstractSpatialGeometry,
@@ -194,6 +194,15 @@ class PointCloud(AbstractPointGeometry, AbstractSpatialGeometry):
     ) -> "RecomputedPlan":
         return RecomputedPlan(self._engine, self._pairs, f, g, epsilon, dtype or f.dtype)
 
+    def coarsened(self, a: Float[Array, " n"], b: Float[Array, " m"], cells: int) -> Coarse:
+        k, l = (min(cells, masses.shape[0]) for masses in (a, b))
+        u, a = centres(self.x, a, cells_of(self.x, a, k), k)
+        v, b = centres(self.y, b, cells_of(self.y, b, l), l)
+        between = lambda x, y, engine=None: PointCloud(x, y, cost=self.cost, engine=engine)
+        # One soft minimum is asked of what leads back.
+        once = Streamed()
+        return Coarse(between(u, v), a, b, between(self.x, v, once), between(u, self.y, once))
+
     def seen_from(
         self, x: Float[Array, "k d"], b: Float[Array, " m"], unit: Float[Array, ""]
     ) -> "PointCloud":
@@ -209,19 +218,12 @@ class PointCloud(AbstractPointGeometry, AbstractSpatialGeometry):
         y, _ = _usable(self.y, b, factor)
         return PointCloud(factor * x, y, cost=self.cost, engine=self.engine)
 
-    def coarsened(self, a: Float[Array, " n"], b: Float[Array, " m"], cells: int) -> Coarse:
-        k, l = (min(cells, masses.shape[0]) for masses in (a, b))
-        u, a = centres(self.x, a, cells_of(self.x, a, k), k)
-        v, b = centres(self.y, b, cells_of(self.y, b, l), l)
-        between = lambda x, y: PointCloud(x, y, cost=self.cost)
-        return Coarse(between(u, v), a, b, between(self.x, v), between(u, self.y))
-
 
 def _with_cells(
-    x: Float[Array, "n d"], y: Float[Array, "m d"], cost: GroundCost, held: AbstractGeometry
+    x: Float[Array, "n d"], y: Float[Array, "m d"], cost: GroundCost, held: CostMatrix
 ) -> HeldCloud:
     x, y, cost = constant((x, y, cost))
-    return HeldCloud(PointCloud(x, y, cost=cost), held)
+    return HeldCloud(held.matrix, PointCloud(x, y, cost=cost))
 
 
 class RecomputedPlan(AbstractPlan):

@@ -8,10 +8,11 @@ import jax.lax as lax
 import jax.numpy as jnp
 from jaxtyping import Array, Bool, Float, Int
 
-from .._control import cond_any
 from .._reduction import is_allowed
+from .._unit import excess_exponent, over, power_of_two
+from ._axes import least_cost, mean_and_partners
 from ._base import AbstractPlan, AbstractSpatialGeometry, Coarse, Prepared
-from ._contraction import contracted, partial_sums, PartialSums
+from ._contraction import contracted, Costs, partial_sums, PartialSums
 
 
 class Presence(eqx.Module):
@@ -46,7 +47,7 @@ class Separable(AbstractSpatialGeometry):
     """The cost is the sum of one matrix for each axis, $C_{ij} = \\sum_k C^k_{i_k j_k}$, at points
     in row-major order."""
 
-    costs: tuple[Float[Array, "_ _"], ...]
+    costs: Costs
     rows: Presence
     columns: Presence
 
@@ -63,11 +64,22 @@ class Separable(AbstractSpatialGeometry):
         return Separable(tuple(cost.T for cost in self.costs), self.columns, self.rows)
 
     def prepare(self, a: Float[Array, " n"], b: Float[Array, " m"]) -> Prepared:
-        finite = jnp.all(jnp.stack([jnp.all(jnp.isfinite(cost)) for cost in self.costs]))
+        known = [jnp.all(jnp.isfinite(cost)) for cost in self.costs]
         costs = tuple(jnp.where(jnp.isfinite(cost), cost, 0) for cost in self.costs)
-        fixed = lax.stop_gradient((costs, a / jnp.sum(a), b / jnp.sum(b)))
-        geometry = Separable(costs, presence(a), presence(b))
-        return Prepared(geometry, finite, _mean(*fixed), _least(*fixed))
+        sizes = [jnp.max(jnp.where(is_allowed(cost), jnp.abs(cost), 0)) for cost in costs]
+        exponent = excess_exponent(jnp.max(jnp.stack(sizes)))
+        factor = power_of_two(-exponent, self.dtype)
+        costs = tuple(jnp.where(is_allowed(cost), factor * cost, cost) for cost in costs)
+        mean, partners = mean_and_partners(*lax.stop_gradient((costs, a, b)))
+        a, b = jnp.where(partners.rows, a, 0), jnp.where(partners.columns, b, 0)
+        return Prepared(
+            Separable(costs, presence(a), presence(b)),
+            jnp.all(jnp.stack(known)),
+            mean,
+            least_cost(*lax.stop_gradient((costs, a, b))),
+            power_of_two(exponent, self.dtype),
+            partners,
+        )
 
     def softmin(self, h: Float[Array, " m"], epsilon: Float[Array, ""]) -> Float[Array, " n"]:
         return _softmin(self, h, epsilon)
@@ -125,7 +137,7 @@ class SeparablePlan(AbstractPlan):
         geometry, rows = self.geometry, self.geometry.rows
         costs, logs = _in_units(geometry, self.g, self.epsilon)
         ends = rows.for_all(self.forward.logs[-1].reshape(-1))
-        ends = jnp.exp((self.f / self.epsilon + ends).astype(self.dtype))
+        ends = jnp.exp((over(self.f, self.epsilon) + ends).astype(self.dtype))
 
         def of_one(vector: Float[Array, " m"]) -> Float[Array, " n"]:
             return ends * rows.for_all(contracted(costs, logs, self.forward, vector))
@@ -137,7 +149,7 @@ class SeparablePlan(AbstractPlan):
         return self.geometry.plan(self.f, self.g, 0.5 * self.epsilon, self.dtype).mv(vector)
 
     def as_matrix(self) -> Float[Array, "n m"]:
-        scores = (self.f[:, None] + self.g[None, :] - self.geometry.matrix()) / self.epsilon
+        scores = over(self.f[:, None] + self.g[None, :] - self.geometry.matrix(), self.epsilon)
         entries = jnp.exp(scores.astype(self.dtype))
         return jnp.where(self.geometry.columns.alive[None, :], entries, 0)
 
@@ -207,75 +219,15 @@ def _in_units(geometry: Separable, h: Float[Array, " m"], epsilon: Float[Array, 
     """Costs and potentials in units of epsilon."""
     there = h > -jnp.inf
     # No derivative of what is not there, where epsilon would multiply infinity.
-    logs = jnp.where(there, jnp.where(there, h, 0) / epsilon, -jnp.inf)
-    costs = tuple(cost / epsilon for cost in geometry.costs)
+    logs = jnp.where(there, over(jnp.where(there, h, 0), epsilon), -jnp.inf)
+    costs = tuple(over(cost, epsilon) for cost in geometry.costs)
     return costs, geometry.columns.without_absent(logs)
 
 
-def _added(costs: tuple[Float[Array, "_ _"], ...]) -> Float[Array, "n m"]:
+def _added(costs: Costs) -> Float[Array, "n m"]:
     """The sum over the axes, at all pairs of points."""
     total = costs[0]
     for cost in costs[1:]:
         total = total[:, None, :, None] + cost[None, :, None, :]
         total = total.reshape(total.shape[0] * total.shape[1], -1)
     return total
-
-
-def _product(
-    matrices: tuple[Float[Array, "_ _"], ...], vector: Float[Array, " m"]
-) -> Float[Array, " n"]:
-    """The product of a vector with the Kronecker product of a matrix for each axis."""
-    for matrix in matrices:
-        vector = vector.reshape(matrix.shape[1], -1)
-        axes = ((0,), (1,)), ((), ())
-        vector = lax.dot_general(vector, matrix, axes, precision=lax.Precision.HIGHEST)
-    return vector.reshape(-1)
-
-
-def _mean(
-    costs: tuple[Float[Array, "_ _"], ...], a: Float[Array, " n"], b: Float[Array, " m"]
-) -> Float[Array, ""]:
-    """The mean cost of allowed pairs, for masses of total 1."""
-    allowed = tuple(is_allowed(cost) for cost in costs)
-    every = jnp.all(jnp.stack([jnp.all(axis) for axis in allowed]))
-    ones = tuple(axis.astype(a.dtype) for axis in allowed)
-    inside = tuple(jnp.where(axis, cost, 0) for axis, cost in zip(allowed, costs, strict=True))
-
-    def of_marginals() -> Float[Array, ""]:
-        sides = zip(_marginals(a, 0, costs), _marginals(b, 1, costs), inside, strict=True)
-        return sum(jnp.sum(u * _product((cost,), v)) for u, v, cost in sides)
-
-    def of_allowed() -> Float[Array, ""]:
-        with_cost = lambda k: (*ones[:k], inside[k], *ones[k + 1 :])
-        return sum(jnp.sum(a * _product(with_cost(k), b)) for k in range(len(costs)))
-
-    return cond_any(~every, of_allowed, of_marginals)
-
-
-def _marginals(masses: Float[Array, " n"], side: int, costs) -> list[Float[Array, " n_k"]]:
-    """The sums of masses on the grid over all axes but one, for each."""
-    grid = masses.reshape([cost.shape[side] for cost in costs])
-    axes = range(grid.ndim)
-    return [jnp.sum(grid, axis=tuple(other for other in axes if other != k)) for k in axes]
-
-
-def _least(
-    costs: tuple[Float[Array, "_ _"], ...], a: Float[Array, " n"], b: Float[Array, " m"]
-) -> Float[Array, ""]:
-    """The least cost between a point of mass and another."""
-    sides = zip(costs, _marginals(a, 0, costs), _marginals(b, 1, costs), strict=True)
-    alive = [jnp.where((u > 0)[:, None] & (v > 0)[None, :], cost, jnp.inf) for cost, u, v in sides]
-    least = [jnp.min(cost) for cost in alive]
-    # Nearly always some pair has the least cost of every axis at once.
-    cheapest = tuple((cost <= low).astype(a.dtype) for cost, low in zip(alive, least, strict=True))
-    weight = jnp.sum(jnp.where(a > 0, _product(cheapest, (b > 0).astype(a.dtype)), 0))
-
-    def over_all_pairs() -> Float[Array, ""]:
-        nearest = jnp.where(b > 0, jnp.zeros_like(b), jnp.inf)
-        for cost in costs:
-            nearest = nearest.reshape(cost.shape[1], -1)
-            of_row = lambda row, nearest=nearest: jnp.min(row[:, None] + nearest, axis=0)
-            nearest = lax.map(of_row, cost).T
-        return jnp.min(jnp.where(a > 0, nearest.reshape(-1), jnp.inf))
-
-    return cond_any(~(weight > 0.5), over_all_pairs, lambda: sum(least[1:], start=least[0]))

@@ -153,10 +153,10 @@ class Anderson(AbstractAcceleration):
         images = history.images.at[slot].set(point.image)
         residuals = history.residuals.at[slot].set((point.image - point.g) * weights)
         count = jnp.where(refused, 0, history.count + 1)
-        g = jnp.where(refused, best.image, self._combine(images, residuals, count))
+        g = jnp.where(refused, best.image, self.combine(images, residuals, count))
         return g, _Memory(images, residuals, count)
 
-    def _combine(
+    def combine(
         self,
         images: Float[Array, "memory m"],
         residuals: Float[Array, "memory m"],

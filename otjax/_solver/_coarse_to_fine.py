@@ -1,14 +1,12 @@
 """Coarse to fine: a solve of few cells gives all points where to start."""
 
-import dataclasses
-
 import equinox as eqx
 import jax.numpy as jnp
 from jaxtyping import Array, Int
 
 from .._arrays import constant
 from .._geometry import AbstractSpatialGeometry, Coarse
-from .._problem import PreparedProblem
+from .._problem import EntropicProblem, PreparedProblem
 from ._base import AbstractSolver, Outcome, Potentials
 from ._choice import chosen_solver
 
@@ -68,23 +66,18 @@ def _from_cells(
     max_steps: Int[Array, ""] | None,
 ) -> Potentials:
     """Potentials at all points, by the soft c-transform of those of the cells."""
-    # The points are in range, and so are their cells: the unit stays.
-    prepared = coarse.geometry.prepare(coarse.a, coarse.b)
-    cells = dataclasses.replace(
-        problem,
-        geometry=prepared.geometry,
-        a=coarse.a,
-        b=coarse.b,
-        mean=prepared.mean,
-        least=prepared.least,
-    )
+    epsilon, (side_a, side_b) = problem.epsilon, problem.marginals
+    cells, _ = EntropicProblem(
+        coarse.geometry, coarse.a, coarse.b, epsilon=epsilon, marginals=problem.marginals
+    ).prepare()
     outcome = solver.run(cells, None, max_steps)
-    side_a, side_b = problem.marginals
-    epsilon = problem.epsilon
-    from_rows, *_ = coarse.from_rows.prepare(problem.a, coarse.b)
-    from_columns, *_ = coarse.from_columns.prepare(coarse.a, problem.b)
-    f = from_rows.softmin(outcome.g + epsilon * jnp.log(coarse.b), epsilon)
-    g = from_columns.T.softmin(outcome.f + epsilon * jnp.log(coarse.a), epsilon)
-    potentials = side_a.damping(epsilon) * f, side_b.damping(epsilon) * g
+    f, g = cells.unit * outcome.f, cells.unit * outcome.g
+
+    from_rows = coarse.from_rows.prepare(problem.a, coarse.b)
+    from_columns = coarse.from_columns.prepare(coarse.a, problem.b)
+    # The costs of cells are means of costs that are in range, in the unit that these are in.
+    f_all = from_rows.geometry.softmin(g + epsilon * jnp.log(coarse.b), epsilon)
+    g_all = from_columns.geometry.T.softmin(f + epsilon * jnp.log(coarse.a), epsilon)
+    potentials = side_a.damping(epsilon) * f_all, side_b.damping(epsilon) * g_all
     safe = lambda potential: jnp.where(jnp.isfinite(potential), potential, 0.5 * problem.mean)
     return safe(potentials[0]), safe(potentials[1])

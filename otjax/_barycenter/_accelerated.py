@@ -1,0 +1,127 @@
+"""A fixed point $x = T(x)$, by Anderson's extrapolation, at falling epsilons."""
+
+from collections.abc import Callable
+from typing import NamedTuple
+
+import equinox as eqx
+import jax
+import jax.lax as lax
+import jax.numpy as jnp
+from jaxtyping import Array, Bool, Float, Int, PyTree
+
+from .._solver._acceleration import Anderson
+
+
+_MEMORY = 5
+_PATIENCE = 100  # steps without progress
+_STAGE_ERROR = 0.05  # at which an intermediate epsilon is left
+_FACTOR = 0.3  # what epsilon is multiplied by
+
+
+class Step(NamedTuple):
+    """What one evaluation of the map tells.
+
+    - `image`: where it takes the point.
+    - `warm`: what a next evaluation may start from.
+    - `error`: how far the point is from a fixed point, relative.
+    - `weights`: of the entries of the point, for the norm of residuals.
+    """
+
+    image: Float[Array, " size"]
+    warm: PyTree
+    error: Float[Array, ""]
+    weights: Float[Array, " size"]
+
+
+class FixedPoint(eqx.Module):
+    """The point of least error, and how the search for it went."""
+
+    point: Float[Array, " size"]
+    warm: PyTree
+    error: Float[Array, ""]
+    num_steps: Int[Array, ""]
+    stalled: Bool[Array, ""]
+
+
+class _State(eqx.Module):
+    point: Float[Array, " size"]
+    warm: PyTree
+    best: Float[Array, " size"]  # the point of least error at this epsilon
+    image: Float[Array, " size"]  # its image
+    best_warm: PyTree
+    error: Float[Array, ""]  # its error
+    milestone: Float[Array, ""]
+    images: Float[Array, "memory size"]
+    residuals: Float[Array, "memory size"]
+    count: Int[Array, ""]
+    epsilon: Float[Array, ""]
+    since_progress: Int[Array, ""]
+    num_steps: Int[Array, ""]
+
+
+def fixed_point(
+    step: Callable[[Float[Array, " size"], PyTree, Float[Array, ""]], Step],
+    point: Float[Array, " size"],
+    warm: PyTree,
+    *,
+    first_epsilon: Float[Array, ""],
+    epsilon: Float[Array, ""],
+    tolerance: Float[Array, ""],
+    max_steps: Int[Array, ""],
+) -> FixedPoint:
+    """Iterates `step(point, warm, epsilon)` from `first_epsilon` down to `epsilon`.
+
+    An extrapolation whose error is more than twice the least one is refused: the iteration then
+    goes on from the best image, with an empty memory.
+    """
+    infinite = jnp.full_like(tolerance, jnp.inf)
+    zero = jnp.zeros((), jnp.int32)
+    memory = jnp.zeros((_MEMORY, point.shape[0]), point.dtype)
+    start = _State(
+        point, warm, point, point, warm, infinite, infinite, memory, memory, zero,
+        jnp.maximum(first_epsilon, epsilon), zero, zero,
+    )  # fmt: skip
+
+    def unfinished(state: _State) -> Bool[Array, ""]:
+        going = (state.error > tolerance) & (state.since_progress < _PATIENCE)
+        return (going | (state.epsilon > epsilon)) & (state.num_steps < max_steps)
+
+    def body(state: _State) -> _State:
+        at_end = state.epsilon <= epsilon
+        made = step(state.point, state.warm, state.epsilon)
+        better = made.error <= state.error
+        refused = ~(made.error <= 2 * state.error)
+        choose = lambda new, old: jax.tree.map(lambda u, v: jnp.where(better, u, v), new, old)
+        best, image = choose((state.point, made.image), (state.best, state.image))
+        error = jnp.fmin(made.error, state.error)
+        slot = state.count % _MEMORY
+        residual = (made.image - state.point) * jnp.sqrt(made.weights)
+        images = state.images.at[slot].set(made.image)
+        residuals = state.residuals.at[slot].set(residual)
+        count = jnp.where(refused, 0, state.count + 1)
+        following = jnp.where(refused, image, Anderson(_MEMORY).combine(images, residuals, count))
+        progress = made.error < 0.9 * state.milestone
+        # The last steps belong to the epsilon that was asked for.
+        hurry = 2 * state.num_steps + 2 >= max_steps
+        leave = ~at_end & ((error <= jnp.maximum(_STAGE_ERROR, tolerance)) | hurry)
+        lower = jnp.where(hurry, epsilon, jnp.maximum(epsilon, _FACTOR * state.epsilon))
+        return _State(
+            point=jnp.where(leave, image, following),
+            warm=made.warm,
+            best=jnp.where(leave, image, best),
+            image=image,
+            best_warm=choose(made.warm, state.best_warm),
+            error=jnp.where(leave, infinite, error),
+            milestone=jnp.where(leave, infinite, jnp.where(progress, made.error, state.milestone)),
+            images=images,
+            residuals=residuals,
+            count=jnp.where(leave, 0, count),
+            epsilon=jnp.where(leave, lower, state.epsilon),
+            since_progress=jnp.where(progress | leave, 0, state.since_progress + 1),
+            num_steps=state.num_steps + 1,
+        )
+
+    end = lax.while_loop(unfinished, body, start)
+    return FixedPoint(
+        end.best, end.best_warm, end.error, end.num_steps, end.since_progress >= _PATIENCE
+    )

@@ -1,0 +1,5 @@
+from ._semidiscrete import (
+    semidiscrete as semidiscrete,
+    SemidiscreteSolution as SemidiscreteSolution,
+    StochasticAscent as StochasticAscent,
+)

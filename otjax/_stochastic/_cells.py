@@ -1,0 +1,54 @@
+"""The sites of semi-discrete transport: what a batch of samples tells of their potential."""
+
+import equinox as eqx
+import jax.numpy as jnp
+from jaxtyping import Array, Float, Int
+
+from .._geometry import PointCloud
+from .._ground_cost import GroundCost
+from .._maps import nearest
+
+
+class Sites(eqx.Module):
+    """Points with masses of total 1, their cost, and the entropy's epsilon, if there is one."""
+
+    y: Float[Array, "m d"]
+    b: Float[Array, " m"]
+    cost: GroundCost
+    epsilon: Float[Array, ""] | None
+
+    def scores(self, g: Float[Array, " m"]) -> Float[Array, " m"]:
+        """What is compared with costs: a site of mass zero does not exist."""
+        alive = self.b > 0
+        if self.epsilon is not None:
+            g = g + self.epsilon * jnp.log(jnp.where(alive, self.b, 1))
+        return jnp.where(alive, g, -jnp.inf)
+
+    def look(
+        self, x: Float[Array, "k d"], g: Float[Array, " m"]
+    ) -> tuple[Float[Array, " k"], Float[Array, " m"]]:
+        """The potential at samples, the (soft) c-transform of `g`, and the share of the samples
+        that goes to each site."""
+        k = x.shape[0]
+        if self.epsilon is None:
+            cells, f = nearest(x, self.y, self.scores(g), cost=self.cost)
+            return f, jnp.zeros_like(g).at[cells].add(1 / k)
+        geometry = PointCloud(x, self.y, cost=self.cost)
+        f = geometry.softmin(self.scores(g), self.epsilon)
+        density = geometry.plan(f, g, self.epsilon)
+        return f, self.b * density.T.mv(jnp.full_like(f, 1 / k))
+
+    def cells(self, x: Float[Array, "k d"], g: Float[Array, " m"]) -> Int[Array, " k"]:
+        """The site that each sample has most to do with."""
+        return nearest(x, self.y, self.scores(g), cost=self.cost)[0]
+
+    def means(self, x: Float[Array, "k d"], g: Float[Array, " m"]) -> Float[Array, "k d"]:
+        """Where samples go, on average."""
+        if self.epsilon is None:
+            return self.y[self.cells(x, g)]
+        geometry = PointCloud(x, self.y, cost=self.cost)
+        f = geometry.softmin(self.scores(g), self.epsilon)
+        b = self.b[:, None]
+        columns = jnp.concatenate([b, b * self.y], axis=1)
+        weighted = geometry.plan(f, g, self.epsilon).mv(columns)
+        return weighted[:, 1:] / weighted[:, :1]
