@@ -1,6 +1,5 @@
 """Control flow that stays cheap under `jax.vmap`."""
 
-import functools as ft
 from collections.abc import Callable
 from typing import NamedTuple, TypeAlias, TypeVar
 
@@ -11,6 +10,9 @@ import jax.lax as lax
 import jax.numpy as jnp
 from jax.custom_batching import custom_vmap
 from jaxtyping import Array, Bool, PyTree
+
+from ._mesh import on_their_devices
+from ._varying import as_constants, cond
 
 
 Out = TypeVar("Out", bound=PyTree[Array])
@@ -48,7 +50,7 @@ def cond_any(
         choose = lambda new, old: jnp.where(condition, new, old)
         return jax.tree.map(choose, costly(), otherwise)
 
-    return lax.cond(eqxi.unvmap_any(condition), chosen, lambda: otherwise)
+    return cond(eqxi.unvmap_any(condition), chosen, lambda: otherwise)
 
 
 def in_turn(
@@ -62,6 +64,7 @@ def in_turn(
     for its own number of steps. Accelerators take the batch as a whole, or have a way of their own,
     `at_once`. The function may close over nothing that is batched, and is not differentiated.
     """
+    args, restore = as_constants(args)
     arrays, static = eqx.partition(args, eqx.is_array)
 
     @custom_vmap
@@ -70,17 +73,22 @@ def in_turn(
 
     @call.def_vmap
     def _(axis_size, in_batched, arrays):
-        batched, shared = eqx.partition(arrays, in_batched[0])
-        ways = {
-            "cpu": lambda batched: lax.map(lambda one: call(eqx.combine(one, shared)), batched),
-            "default": jax.vmap(lambda one: function(*eqx.combine(one, shared, static))),
-        }
-        way = None
-        if at_once is not None:
-            way = at_once(axis_size, eqx.combine(arrays, static), in_batched[0])
-        if way is not None:
-            ways[way.platform] = lambda batched: way.compute(eqx.combine(batched, shared, static))
-        out = lax.platform_dependent(batched, **ways)
+        def members(batched, shared):
+            ways = {
+                "cpu": lambda batched: lax.map(lambda one: call(eqx.combine(one, shared)), batched),
+                "default": jax.vmap(lambda one: function(*eqx.combine(one, shared, static))),
+            }
+            way = None
+            if at_once is not None:
+                # Of these there may be fewer than in all: those that are on one device.
+                size = jax.tree.leaves(batched)[0].shape[0]
+                way = at_once(size, eqx.combine(batched, shared, static), in_batched[0])
+            if way is not None:
+                compute = way.compute
+                ways[way.platform] = lambda batched: compute(eqx.combine(batched, shared, static))
+            return lax.platform_dependent(batched, **ways)
+
+        out = on_their_devices(members, *eqx.partition(arrays, in_batched[0]))
         return out, jax.tree.map(lambda _: True, out)
 
-    return ft.partial(call, arrays)
+    return lambda: restore(call(arrays))

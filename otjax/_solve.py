@@ -10,6 +10,7 @@ from ._arrays import constant, count, float_array, needs_precision
 from ._control import in_turn
 from ._dual import centre, excess_mass, left_out, marginal_error
 from ._memory import check_memory
+from ._mesh import on_any_mesh
 from ._problem import EntropicProblem, PreparedProblem
 from ._reduction import is_allowed
 from ._results import is_invalid, raise_unless_successful, RESULTS
@@ -94,6 +95,7 @@ def _numbers_of(solution: Solution) -> str:
 
 
 @eqx.filter_jit
+@on_any_mesh
 def _solve(
     problem: EntropicProblem,
     solver: AbstractSolver,
@@ -127,7 +129,9 @@ def _solve(
     failed = outcome.result != RESULTS.successful
     blocked |= lacks_room(problem.geometry, fixed, outcome.f, outcome.g, failed)
     result = RESULTS.where(blocked, RESULTS.infeasible, outcome.result)
-    result = RESULTS.where(slack_validity == RESULTS.successful, result, slack_validity)
+    # One that is known is not compared: that would be a computation of its own, on no mesh.
+    if slack_validity is not RESULTS.successful:
+        result = RESULTS.where(slack_validity == RESULTS.successful, result, slack_validity)
     result = RESULTS.where(validity == RESULTS.successful, result, validity)
     stats = Stats(outcome.num_steps, error)
     # Without the points of what is left.

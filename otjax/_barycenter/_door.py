@@ -10,6 +10,7 @@ from .._arrays import constant, count, float_array, float_scalar, optional_posit
 from .._geometry import AbstractGeometry, PointCloud
 from .._problem import Relative, valid_masses
 from .._results import raise_unless_successful, RESULTS
+from .._solver._base import rounding_floor
 from . import _fixed, _free
 from ._accelerated import FixedPoint
 from ._objective import AbstractBarycenterObjective, Entropic
@@ -73,7 +74,7 @@ def barycenter(
     - `support`: for clouds, where the points of the barycentre start, shape (m, d); their masses
         are uniform. `None` starts from the cloud of largest weight.
     - `tolerance`: the `error` of a `Barycenter` at which to stop. `None` is 1e-4 in float32 (for
-        clouds 1e-3) and 1e-6 in float64.
+        clouds 1e-3) and 1e-6 in float64, or what rounding allows, if that is more.
     - `max_steps`: the largest number of steps.
     - `throw`: whether a result other than `successful` raises; otherwise it is returned.
 
@@ -150,7 +151,8 @@ def _of_histograms(geometry, masses, weights, epsilon, objective, tolerance, lim
     epsilon, result = _valid_epsilon(epsilon, spread, unit, result)
     result = RESULTS.where(prepared.finite, result, RESULTS.nonfinite_input)
     problem = _fixed.Histograms(prepared.geometry, a, weights, epsilon, objective.debiased)
-    tolerance = _tolerance(tolerance, 1e-4, a.dtype)
+    size = 4 * (jnp.abs(prepared.mean) + spread)
+    tolerance = _tolerance(tolerance, 1e-4, size, epsilon)
     g, found = _fixed.search(constant(problem), spread, tolerance, limit)
     g = _fixed.attach(problem, lax.stop_gradient(g))
     f, b = _fixed.masses_of(problem, g)
@@ -181,7 +183,8 @@ def _of_clouds(
     epsilon = unit * epsilon
     result = RESULTS.where(finite & costs.finite, result, RESULTS.nonfinite_input)
     problem = _free.Clouds(points, a, weights, b, epsilon, objective.debiased)
-    tolerance = _tolerance(tolerance, 1e-3, a.dtype)
+    size = 4 * (jnp.abs(costs.mean) + spread) * unit
+    tolerance = _tolerance(tolerance, 1e-3, size, epsilon)
     found = _free.search(constant(problem), start, tolerance, limit)
     y = lax.stop_gradient(found.point).reshape(start.shape)
     y = _free.attach(problem, y, found.warm)
@@ -232,7 +235,14 @@ def _valid_epsilon(
     return jnp.where(valid, number, 1), RESULTS.where(valid, result, RESULTS.invalid_epsilon)
 
 
-def _tolerance(tolerance, single: float, dtype: jnp.dtype) -> Float[Array, ""]:
+def _tolerance(
+    tolerance: Float[Array, ""] | None,
+    single: float,
+    size: Float[Array, ""],
+    epsilon: Float[Array, ""],
+) -> Float[Array, ""]:
+    """The tolerance; by default at least what rounding of potentials of this `size` allows."""
     if tolerance is None:
-        return jnp.asarray(single if dtype == jnp.float32 else 1e-6, dtype)
-    return tolerance.astype(dtype)
+        least = single if size.dtype == jnp.float32 else 1e-6
+        return jnp.clip(8 * rounding_floor(epsilon, size), least, max(least, 1e-2))
+    return tolerance.astype(size.dtype)

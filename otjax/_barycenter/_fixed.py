@@ -64,7 +64,7 @@ def search(
     )
     g = found.point[: k * m].reshape(k, m)
     h = found.point[k * m :] if problem.debiased else jnp.zeros_like(g[0])
-    # The constants of potentials are open to the iteration, but their mean is not.
+    # As an extrapolation leaves it, up to rounding.
     return g + (h - _mean(problem.weights, g))[None, :], found
 
 
@@ -89,6 +89,9 @@ def _scale(
     column = jnp.exp((g - softmin) / epsilon)
     error = jnp.sum(weights[:, None] * jnp.abs(column - b[None, :]))
     image = epsilon * log_b[None, :] + softmin
+    # The constant of each is open, and would drift off; their mean is not.
+    constants = jnp.matmul(image, b, precision=lax.Precision.HIGHEST) / jnp.sum(b)
+    image += (jnp.sum(weights * constants) - constants)[:, None]
     if not problem.debiased:
         return image, h, error, b
     own = geometry.softmin(h, epsilon)

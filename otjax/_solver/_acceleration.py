@@ -174,7 +174,8 @@ class Anderson(AbstractAcceleration):
         # By elimination: a library's solve is a call of its own in each step, and to be loaded.
         both = jnp.append(gram, used[:, None], axis=1)
         for pivot in range(self.memory):
-            row = both[pivot] / jnp.maximum(both[pivot, pivot], ridge)
+            size = both[pivot, pivot]
+            row = both[pivot] / jnp.where(size > 0, size, jnp.nan)
             column = both[:, pivot] - (slots == pivot).astype(both.dtype)
             both -= column[:, None] * row[None, :]
         solved = both[:, -1]
