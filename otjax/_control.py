@@ -78,12 +78,14 @@ def in_turn(
                 "cpu": lambda batched: lax.map(lambda one: call(eqx.combine(one, shared)), batched),
                 "default": jax.vmap(lambda one: function(*eqx.combine(one, shared, static))),
             }
-            whole = eqx.combine(batched, shared, static)
-            way = None if at_once is None else at_once(axis_size, whole, in_batched[0])
+            way = None
+            if at_once is not None:
+                # Of these there may be fewer than in all: those that are on one device.
+                size = jax.tree.leaves(batched)[0].shape[0]
+                way = at_once(size, eqx.combine(batched, shared, static), in_batched[0])
             if way is not None:
-                ways[way.platform] = lambda batched: way.compute(
-                    eqx.combine(batched, shared, static)
-                )
+                compute = way.compute
+                ways[way.platform] = lambda batched: compute(eqx.combine(batched, shared, static))
             return lax.platform_dependent(batched, **ways)
 
         out = on_their_devices(members, *eqx.partition(arrays, in_batched[0]))

@@ -52,6 +52,8 @@ def solves_at_once(
     ):
         return None
     n, m = problem.geometry.matrix.shape[-2:]
+    if not (isinstance(n, int) and isinstance(m, int)):
+        return None
     shape = tuple(max(16, 1 << (side - 1).bit_length()) for side in (n, m))
     if problem.geometry.dtype != jnp.float32 or math.prod(shape) > MOST_ENTRIES:
         return None

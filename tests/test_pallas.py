@@ -439,7 +439,7 @@ def test_where_launches_cost_the_history_gives_the_same_combinations(memory):
         count = 0 if forget else count + 1
         assert window.count == count
         if count > 0:
-            expected = whole._combine(
+            expected = whole.combine(
                 jnp.asarray(images), jnp.asarray(residuals), jnp.asarray(count, jnp.int32)
             )
             np.testing.assert_allclose(window.combination(), expected, rtol=1e-9, atol=1e-12)
