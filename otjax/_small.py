@@ -90,8 +90,7 @@ def _by_matrix(args: PyTree) -> PyTree:
     """The arguments of a solve without the points, whose costs are held."""
     solver, problem, *rest = args
     if isinstance(problem.geometry, HeldCloud):
-        where = lambda problem: problem.geometry
-        problem = eqx.tree_at(where, problem, problem.geometry.held)
+        problem = eqx.tree_at(lambda problem: problem.geometry.cloud, problem, None)
     return solver, problem, *rest
 
 
