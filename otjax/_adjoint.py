@@ -19,6 +19,7 @@ from ._arrays import optional_positive_number
 from ._dual import dual_value, product_mass, transport_plan
 from ._problem import PreparedProblem
 from ._schur import conjugate_gradients, Schur
+from ._varying import scan
 
 
 class AbstractAdjoint(eqx.Module):
@@ -142,7 +143,7 @@ class UnrolledAdjoint(AbstractAdjoint):
             _, g = half_steps(problem, f, g)
             return (f, g), None
 
-        return lax.scan(step, (f, g), length=self.num_steps)[0]
+        return scan(step, (f, g), length=self.num_steps)[0]
 
 
 @eqx.filter_custom_jvp

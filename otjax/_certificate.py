@@ -6,7 +6,6 @@ dual, bound it from below.
 """
 
 import equinox as eqx
-import jax.lax as lax
 import jax.numpy as jnp
 import lineax as lx
 from jaxtyping import Array, Bool, Float
@@ -14,10 +13,12 @@ from jaxtyping import Array, Bool, Float
 from ._arrays import constant, needs_precision
 from ._control import in_turn
 from ._dual import linear_cost, mean_cost, transport_plan
+from ._mesh import on_any_mesh
 from ._operators import RankOne, TransportPlan
 from ._problem import PreparedProblem
 from ._results import is_invalid, RESULTS
 from ._solution import Solution
+from ._varying import cond
 from ._vertex import cheapest_vertex, empty_vertex, known_costs, may_forbid, Vertex
 
 
@@ -158,6 +159,7 @@ def certify(solution: Solution) -> Certificate:
 
 
 @eqx.filter_jit
+@on_any_mesh
 def _certify(
     prepared: PreparedProblem,
     f: Float[Array, " n"],
@@ -194,7 +196,7 @@ def _vertex_if(
     needed: Bool[Array, ""],
 ) -> Vertex:
     """The cheapest vertex, or, where it is not needed, none, at an infinite cost."""
-    return lax.cond(
+    return cond(
         needed,
         lambda: cheapest_vertex(problem, costs, g, False),
         lambda: empty_vertex(problem, costs, False),

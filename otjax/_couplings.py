@@ -18,6 +18,7 @@ from ._geometry import AbstractPlan
 from ._operators import TransportPlan
 from ._plan_rows import rows
 from ._reduction import by_platform, map_rows
+from ._varying import while_loop
 
 
 def sample_pairs(
@@ -111,7 +112,7 @@ def _one_to_one(plan):
         return jnp.where(mutual, wish, partners)
 
     nobody = jnp.full((n,), m, jnp.int32)
-    return lax.while_loop(lambda partners: jnp.any(partners == m), take, nobody)
+    return while_loop(lambda partners: jnp.any(partners == m), take, nobody)
 
 
 def _law(plan: lx.AbstractLinearOperator) -> Callable[[Int[Array, " k"]], Float[Array, "k m"]]:

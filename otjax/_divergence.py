@@ -12,6 +12,7 @@ from jaxtyping import Array, ArrayLike, Float, Int
 from ._adjoint import AbstractAdjoint
 from ._geometry import AbstractGeometry
 from ._marginals import AbstractMarginal, Balanced
+from ._mesh import on_any_mesh
 from ._problem import EntropicProblem, Relative, valid_masses
 from ._results import is_invalid, RESULTS
 from ._slack import has_slack
@@ -40,6 +41,7 @@ class DivergenceSolutions(NamedTuple):
         return self.xy.potentials, self.xx.potentials, self.yy.potentials
 
 
+@on_any_mesh
 def divergence(
     xy: AbstractGeometry,
     xx: AbstractGeometry | Solution,
@@ -144,6 +146,8 @@ def _each(function: Callable[..., Out], first: tuple, second: tuple) -> tuple[Ou
     shapes = lambda tree: [(leaf.shape, leaf.dtype) for leaf in jax.tree.leaves(tree)]
     alike = jax.tree.structure(arrays) == jax.tree.structure(others)
     alike = alike and shapes(arrays) == shapes(others)
+    # A batch on the devices of an explicit mesh is not made part of another batch.
+    alike = alike and not jax.sharding.get_abstract_mesh().explicit_axes
     if not alike or not eqx.tree_equal(static, other_static):
         return function(*first), function(*second)
     both = jax.tree.map(lambda *pair: jnp.stack(pair), arrays, others)

@@ -13,6 +13,7 @@ from ._certificate import relative_gap, RoundedPlan
 from ._control import in_turn
 from ._dual import transport_plan
 from ._geometry import AbstractGeometry, CostMatrix, PointCloud
+from ._mesh import on_any_mesh
 from ._narrowing import narrow, Options
 from ._problem import EntropicProblem
 from ._reduction import by_platform, map_rows, Pairs
@@ -182,6 +183,7 @@ def solve_exact(
 
 
 @eqx.filter_jit
+@on_any_mesh
 def _solve_exact(problem: EntropicProblem, options: Options) -> ExactSolution:
     prepared, validity = problem.prepare()
     valid = validity == RESULTS.successful

@@ -11,6 +11,7 @@ import jax.lax as lax
 import jax.numpy as jnp
 from jaxtyping import Array, ArrayLike, Float, Inexact
 
+from . import _pallas
 from ._arrays import known_number, positive_number
 
 
@@ -103,6 +104,14 @@ def _squared_distances(x: Float[Array, "n d"], y: Float[Array, "m d"]) -> Float[
     if x.shape[1] <= _DIFFERENCES_UP_TO:
         squares = [jnp.square(x[:, k, None] - y[None, :, k]) for k in range(x.shape[1])]
         return sum(squares[1:], start=squares[0])
+    if x.dtype == jnp.float32 and _pallas.run_here():
+        kernel, default = _pallas.squared_distances, _by_product
+        return lax.platform_dependent(x, y, cuda=kernel, default=default)
+    return _by_product(x, y)
+
+
+def _by_product(x: Float[Array, "n d"], y: Float[Array, "m d"]) -> Float[Array, "n m"]:
+    """The same by one product of matrices."""
     # |x|^2 - 2 x.y + |y|^2 cancels for points far from the origin: centre first.
     u, w = _squared_factors(*_centred(x, y))
     # Apart from what follows: of a product fused with its neighbours XLA tries out many kernels on

@@ -9,6 +9,7 @@ from ._arrays import float_array, float_scalar, known_number, positive_number
 from ._geometry import AbstractGeometry, Partners
 from ._marginals import AbstractMarginal, Balanced, in_units, Unbalanced
 from ._results import RESULTS
+from ._varying import alike
 
 
 class Relative(eqx.Module):
@@ -200,7 +201,7 @@ class EntropicProblem(eqx.Module):
         side_a, side_b = (in_units(side, unit) for side in sides)
         marginals = side_a, side_b
         prepared = PreparedProblem(geometry, a, b, epsilon, marginals, mean, least, unit, lost)
-        return prepared, result
+        return alike(prepared), result
 
     def _epsilon_in(
         self, unit: Float[Array, ""], spread: Float[Array, ""]

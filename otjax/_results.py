@@ -15,6 +15,8 @@ import jax.core
 import jax.numpy as jnp
 from jaxtyping import Array, Bool, PyTree
 
+from ._varying import error_if
+
 
 Token = TypeVar("Token", bound=PyTree)
 
@@ -143,7 +145,7 @@ def raise_unless_successful(
     # `breakpoint`, `nan` and `off` are Equinox's affair.
     left_to_equinox = os.environ.get("EQX_ON_ERROR", "raise") != "raise"
     if left_to_equinox or isinstance(failed, jax.core.Tracer):
-        return result.error_if(token, failed)
+        return error_if(token, result, failed)
     if failed:
         raise RuntimeError(f"{RESULTS[result]} {numbers()}".strip())
     return token

@@ -14,12 +14,12 @@ derivative both solve with S.
 from collections.abc import Callable
 
 import equinox as eqx
-import jax.lax as lax
 import jax.numpy as jnp
 from jaxtyping import Array, Bool, Float, Int
 
 from ._operators import TransportPlan
 from ._problem import PreparedProblem
+from ._varying import while_loop
 
 
 class Schur(eqx.Module):
@@ -136,4 +136,4 @@ def conjugate_gradients(
         stuck=jnp.array(False),
         step=jnp.zeros((), jnp.int32),
     )
-    return size * lax.while_loop(unfinished, body, start).x
+    return size * while_loop(unfinished, body, start).x

@@ -8,6 +8,7 @@ from ._divergence import divergence, DivergenceSolutions, nan_unless_valid, Star
 from ._geometry import PointCloud
 from ._ground_cost import GroundCost, SqEuclidean
 from ._marginals import AbstractMarginal, Balanced
+from ._mesh import on_any_mesh
 from ._problem import Relative
 from ._solver import AbstractSolver
 
@@ -46,6 +47,7 @@ def sinkhorn_divergence(
 ) -> tuple[Float[Array, ""], DivergenceSolutions]: ...
 
 
+@on_any_mesh
 def sinkhorn_divergence(
     x: ArrayLike,
     y: ArrayLike,

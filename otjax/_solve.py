@@ -10,10 +10,12 @@ from ._arrays import constant, count, float_array, needs_precision
 from ._control import in_turn
 from ._dual import centre, excess_mass, left_out, marginal_error
 from ._memory import check_memory
+from ._mesh import on_any_mesh
 from ._problem import EntropicProblem, PreparedProblem
 from ._reduction import is_allowed
 from ._results import is_invalid, raise_unless_successful, RESULTS
 from ._slack import with_slack
+from ._small import solves_at_once
 from ._solution import Solution, Stats
 from ._solver import AbstractSolver, chosen_solver, Potentials, size_of
 from ._unit import times_unit
@@ -93,6 +95,7 @@ def _numbers_of(solution: Solution) -> str:
 
 
 @eqx.filter_jit
+@on_any_mesh
 def _solve(
     problem: EntropicProblem,
     solver: AbstractSolver,
@@ -110,7 +113,7 @@ def _solve(
     unit = prepared.unit
     fixed = constant(prepared)
     init = jax.tree.map(lambda potential: potential / fixed.unit, constant(init))
-    outcome = in_turn(type(solver).run, solver, fixed, init, max_steps)()
+    outcome = in_turn(type(solver).run, solver, fixed, init, max_steps, at_once=solves_at_once)()
     # The problem's own, or the least that is resolved; then there is nothing to differentiate.
     epsilon = jnp.where(outcome.epsilon > fixed.epsilon, outcome.epsilon, prepared.epsilon)
     prepared = prepared.at(epsilon)
@@ -126,7 +129,9 @@ def _solve(
     failed = outcome.result != RESULTS.successful
     blocked |= lacks_room(problem.geometry, fixed, outcome.f, outcome.g, failed)
     result = RESULTS.where(blocked, RESULTS.infeasible, outcome.result)
-    result = RESULTS.where(slack_validity == RESULTS.successful, result, slack_validity)
+    # One that is known is not compared: that would be a computation of its own, on no mesh.
+    if slack_validity is not RESULTS.successful:
+        result = RESULTS.where(slack_validity == RESULTS.successful, result, slack_validity)
     result = RESULTS.where(validity == RESULTS.successful, result, validity)
     stats = Stats(outcome.num_steps, error)
     # Without the points of what is left.

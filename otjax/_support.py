@@ -14,6 +14,7 @@ import jax.numpy as jnp
 from jaxtyping import Array, Bool, Float
 
 from ._control import cond_any
+from ._varying import fori_loop
 
 
 def overfull(
@@ -57,7 +58,7 @@ def lacks_total_support(
         follows = lambda left, right: _product(left.astype(a.dtype), right.astype(a.dtype)) > 0
         reach = follows(allowed, certain.T) | jnp.eye(n, dtype=bool)
         twice = lambda _, reach: follows(reach, reach)
-        reach = lax.fori_loop(0, math.ceil(math.log2(n)) if n > 1 else 0, twice, reach)
+        reach = fori_loop(math.ceil(math.log2(n)) if n > 1 else 0, twice, reach)
         rows = follows(certain.T, reach)
         columns = follows(rows, allowed) | jnp.eye(m, dtype=bool)
         spare = _product(columns.astype(b.dtype), b) - _product(rows.astype(a.dtype), a)

@@ -12,6 +12,7 @@ from ._divergence import nan_unless_valid
 from ._exact import ExactSolution, solve_exact
 from ._geometry import AbstractGeometry, CostMatrix, PointCloud
 from ._ground_cost import Euclidean, GroundCost, PNorm, SqEuclidean
+from ._mesh import on_any_mesh
 from ._problem import EntropicProblem
 from ._vertex import power_of_two_below
 
@@ -42,6 +43,7 @@ def wasserstein(
 ) -> tuple[Float[Array, ""], ExactSolution]: ...
 
 
+@on_any_mesh
 def wasserstein(
     x: ArrayLike | CostMatrix,
     y: ArrayLike | None = None,

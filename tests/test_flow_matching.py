@@ -132,9 +132,9 @@ def test_pairs_that_are_given_are_kept():
 
 def test_points_are_met_by_their_potential():
     """Starts draw from the rows of the plan, or take the nearest less the potential."""
-    x0, x1 = clouds(200, 12)
+    x0, x1 = (10 * x for x in clouds(200, 12))
     masses = jnp.arange(12.0) / 66  # one of them zero
-    problem = otjax.EntropicProblem(otjax.PointCloud(x0, x1), None, masses, epsilon=0.5)
+    problem = otjax.EntropicProblem(otjax.PointCloud(x0, x1), None, masses, epsilon=50.0)
     solution = otjax.solve(problem, FINE)
     costs = squared_distances(x0, x1)
     law = np.asarray(solution.plan.as_matrix()) * 200
@@ -166,12 +166,27 @@ def test_points_are_met_by_their_potential():
     np.testing.assert_array_equal(plain.j, np.argmin(costs - g, axis=1))
     euclidean = flow.Semidiscrete(g, cost=otjax.Euclidean()).pairs(KEY, x0, x1)
     np.testing.assert_array_equal(euclidean.j, np.argmin(np.sqrt(costs) - g, axis=1))
-    told = flow.Semidiscrete(g, masses=masses, epsilon=0.5).pairs(KEY, x0, x1)
+    told = flow.Semidiscrete(g, masses=masses, epsilon=50.0).pairs(KEY, x0, x1)
     np.testing.assert_allclose(told.entropy, soft.entropy)
     short = eqx.tree_at(lambda s: s.result, solution, otjax.RESULTS.max_steps_reached)
     assert flow.Semidiscrete(short).pairs(KEY, x0, x1).result == otjax.RESULTS.max_steps_reached
     broken = flow.Semidiscrete(g).pairs(KEY, x0.at[0, 0].set(jnp.nan), x1)
     assert broken.result == otjax.RESULTS.nonfinite_input
+
+
+def test_points_are_met_by_the_potential_of_a_sampler():
+    x0, x1 = clouds(20, 6)
+    masses = jnp.arange(1.0, 7.0) / 21
+    found = otjax.semidiscrete(
+        lambda key: jr.normal(key, (16, 2)), x1, masses, key=KEY, tolerance=1e-9, throw=False,
+        cost=otjax.Euclidean(), ascent=otjax.StochasticAscent(max_steps=5, num_tests=2),
+    )  # fmt: skip
+    pairs = flow.Semidiscrete(found).pairs(KEY, x0, x1)
+    np.testing.assert_array_equal(pairs.j, found.assign(x0))
+    shares = np.bincount(pairs.j, minlength=6) / 20
+    np.testing.assert_allclose(pairs.marginal_error, np.abs(shares - masses).sum())
+    assert pairs.result == found.result != otjax.RESULTS.successful
+    assert flow.Semidiscrete(found, epsilon=1.0).pairs(KEY, x0, x1).entropy > 0.1
 
 
 def test_a_large_sample_serves_fresh_starts_better_than_a_batch():

@@ -65,7 +65,9 @@ def _code_blocks(page, language):
     return re.findall(rf"^```{language}\n(.*?)^```", page.read_text(), re.MULTILINE | re.DOTALL)
 
 
-@pytest.mark.parametrize("page", ["README.md", "docs/guide.md", "docs/extending.md"])
+@pytest.mark.parametrize(
+    "page", ["README.md", "docs/guide.md", "docs/extending.md", "docs/devices.md"]
+)
 def test_the_python_of_a_page_runs_in_one_go(page):
     # In a process of its own, with JAX as a reader finds it, not as the tests configure it.
     blocks = _code_blocks(ROOT / page, "python")

@@ -17,8 +17,9 @@ from jax import export
 from jax.sharding import AbstractDevice, AbstractMesh, use_abstract_mesh
 
 import otjax
-from otjax import _pallas
+from otjax import _pallas, _small
 from otjax._pallas import _blocks, _primitives, DISTANCE, Profile, SQUARED
+from otjax._solver import _acceleration, _window
 
 
 N, M = 21, 133
@@ -335,6 +336,115 @@ def test_what_cannot_be_scaled_is_named():
         _pallas.scale(large, large[:, :, 0], b[:1], v[:1], 1)
 
 
+# Matrices.
+
+
+@pytest.mark.parametrize("d", [2, 8, 64, 784])
+def test_squared_distances(d):
+    (x, y, *_), cost = clouds(d, SQUARED, offset=3.0)
+    got = run(_pallas.squared_distances, x, y)
+    np.testing.assert_allclose(got, cost, rtol=0, atol=1e-6 * np.mean(cost) * max(1, 20 / d))
+    np.testing.assert_array_equal(np.diag(run(_pallas.squared_distances, x, x)), 0)
+
+
+# A function by programs, one for each member.
+
+
+def halvings(x, scale):
+    """Halves until below `scale`, by as many steps as it takes; then a sum, or the largest."""
+    steps = lambda state: (state[0] / 2, state[1] + 1)
+    above = lambda state: jnp.any(state[0] > scale[0])
+    x, count = jax.lax.while_loop(above, steps, (x, jnp.zeros((), jnp.int32)))
+    last = jax.lax.cond(count % 2 == 0, lambda: jnp.dot(x, x), lambda: jnp.max(jnp.abs(x)))
+    return x, count, last + jax.lax.squeeze(jax.lax.slice(x, (1,), (2,)), (0,))
+
+
+def test_each_member_has_a_program_with_loops_of_its_own():
+    x = np.random.default_rng(0).uniform(1, 40, size=(3, 16)).astype(np.float32)
+    x[1] *= 8
+    scale = np.ones(1, np.float32)
+    programs = _pallas.Programs.of(halvings, x[0], scale)
+    how = dict(batched=(True, False), warps=1, interpret=True)
+    got = jax.jit(lambda x, scale: programs(3, x, scale, **how))(x, scale)
+    for i in range(3):
+        for one, expected in zip(got, halvings(x[i], scale), strict=True):
+            np.testing.assert_allclose(one[i], expected, rtol=1e-6)
+            assert one.dtype == expected.dtype
+    assert len(set(np.asarray(got[1]))) > 1
+
+
+def test_what_a_program_cannot_compute_it_leaves_to_others():
+    vector = jax.ShapeDtypeStruct((16,), jnp.float32)
+    assert _pallas.Programs.of(jnp.sort, vector) is None
+    assert _pallas.Programs.of(lambda x: x + 1, jax.ShapeDtypeStruct((15,), jnp.float32)) is None
+    assert _pallas.Programs.of(lambda x: x + 1, vector) is not None
+
+
+def small_batch(n, m):
+    """Points, masses of which one is zero, and epsilons so unlike that steps are."""
+    random = np.random.default_rng(n)
+    x, y = random.normal(size=(3, n, 2)), 0.3 + 0.7 * random.normal(size=(3, m, 2))
+    a = np.full(n, 1 / (n - 1))
+    a[1] = 0
+    return [one.astype(np.float32) for one in (x, y, a, np.array([1.0, 0.2, 0.05]))]
+
+
+def small_solve(x, y, a, epsilon):
+    problem = otjax.EntropicProblem(otjax.PointCloud(x, y), a, epsilon=epsilon)
+    solution = otjax.solve(problem, tolerance=1e-3, throw=False)
+    return solution.value, (solution.potentials, solution.stats, solution.result)
+
+
+@pytest.mark.slow
+def test_a_batch_of_small_solves_is_one_kernel_and_each_as_if_alone(monkeypatch):
+    x, y, a, epsilon = small_batch(13, 21)
+    gradient = jax.value_and_grad(small_solve, has_aux=True)
+    alone = jax.jit(gradient)
+    expected = [alone(x[i], y[i], a, epsilon[i]) for i in range(3)]
+    monkeypatch.setattr(_small, "_machine", lambda: _small.Machine("cpu", interpret=True))
+    monkeypatch.setattr(_acceleration, "launches_cost", lambda: True)
+    batched = jax.vmap(gradient, (0, 0, None, 0))
+    assert grids(batched, x, y, a, epsilon) == [(3,)]
+    got = jax.jit(batched)(x, y, a, epsilon)
+    for i, ((value, (_, stats, result)), by_x) in enumerate(expected):
+        (value_i, (_, stats_i, result_i)), by_x_i = jax.tree.map(lambda leaf, i=i: leaf[i], got)
+        np.testing.assert_allclose(value_i, value, rtol=1e-4)
+        np.testing.assert_allclose(by_x_i, by_x, atol=2e-3)
+        assert result_i == result
+        assert abs(int(stats_i.num_steps) - int(stats.num_steps)) <= 4
+        assert stats_i.marginal_error <= 1e-3
+    assert len(set(np.asarray(got[0][1][1].num_steps))) == 3
+
+
+@pytest.mark.slow
+def test_a_batch_of_small_solves_lowers_to_cuda(monkeypatch):
+    monkeypatch.setattr(_small, "_machine", lambda: _small.Machine("cuda", interpret=False))
+    monkeypatch.setattr(_acceleration, "launches_cost", lambda: True)
+    batched = jax.vmap(small_solve, (0, 0, None, 0))
+    program = lowered(batched, (3, 14, 2), (3, 22, 2), (14,), (3,))
+    assert program.count("xla.gpu.triton") == 1
+
+
+@pytest.mark.parametrize("memory", [2, 5, 8])
+def test_where_launches_cost_the_history_gives_the_same_combinations(memory):
+    random = np.random.default_rng(memory)
+    window = _window.Window.empty(memory, jnp.zeros(11))
+    images, residuals, count = np.zeros((memory, 11)), np.zeros((memory, 11)), 0
+    whole = otjax.Anderson(memory)
+    for step in range(2 * memory + 1):
+        image, residual = random.normal(size=(2, 11))
+        forget = step == memory
+        window = window.extended(jnp.asarray(image), jnp.asarray(residual), jnp.asarray(forget))
+        images[count % memory], residuals[count % memory] = image, residual
+        count = 0 if forget else count + 1
+        assert window.count == count
+        if count > 0:
+            expected = whole.combine(
+                jnp.asarray(images), jnp.asarray(residuals), jnp.asarray(count, jnp.int32)
+            )
+            np.testing.assert_allclose(window.combination(), expected, rtol=1e-9, atol=1e-12)
+
+
 # The way to a GPU.
 
 
@@ -365,6 +475,11 @@ def test_apply_lowers_to_cuda(d, k, profile):
     function = lambda *args: _pallas.apply(*args, profile=profile)
     program = lowered(function, (N, d), (M, d), (N,), (M,), (), (M, k))
     assert program.count("xla.gpu.triton") == 1
+
+
+@pytest.mark.parametrize("d", [6, 64, 784])
+def test_squared_distances_lower_to_cuda(d):
+    assert lowered(_pallas.squared_distances, (N, d), (M, d)).count("xla.gpu.triton") == 1
 
 
 def test_batches_lower_to_cuda():

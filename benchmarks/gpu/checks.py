@@ -8,7 +8,7 @@ from typing import Any
 
 import jax
 import numpy as np
-from accelerator import close, compiled, Record, relative
+from accelerator import close, compiled, constrained, Record, relative
 from host import mean_cost, mixtures, Truth, truth
 
 import otjax
@@ -70,6 +70,55 @@ def deviations(got: Any, right: Truth, curvature: np.ndarray, epsilon: float) ->
             max(abs(off_f - shift).max(), abs(off_g + shift).max()) / epsilon
         ),
     }
+
+
+def small_checks(scale: Scale) -> Iterator[Record]:
+    """Batches of small problems, which have a kernel of their own: values, potentials and the
+    gradient of each member, and what a limit of steps leaves. Some points have no mass."""
+    for count, n, m, rho in ((8, 100, 128, math.inf), (8, 33, 21, 2.0)):
+        pairs = [mixtures(n, m, 2, seed) for seed in range(count)]
+        x, y = (np.stack(clouds) for clouds in zip(*pairs, strict=True))
+        a, b = np.full((count, n), 1 / n, np.float32), np.full((count, m), 1 / m, np.float32)
+        a[:, 1], b[:, 2] = 0, 0
+        a, b = a / a.sum(1, keepdims=True), b / b.sum(1, keepdims=True)
+        means = [mean_cost(*pair) for pair in pairs]
+        epsilon = np.asarray([0.05 * mean for mean in means], np.float32)
+
+        def value(x, y, a, b, epsilon, max_steps, rho=rho):
+            problem = otjax.EntropicProblem(
+                otjax.PointCloud(x, y), a, b, epsilon=epsilon, marginals=constrained(rho)
+            )
+            solution = otjax.solve(problem, tolerance=1e-5, max_steps=max_steps, throw=False)
+            return solution.value, (solution.potentials, solution.stats, solution.result)
+
+        function = jax.jit(jax.vmap(jax.value_and_grad(value, has_aux=True), (*[0] * 5, None)))
+        out, by_x = function(x, y, a, b, epsilon, 5000)
+        out, by_x = jax.tree.map(np.asarray, (out, by_x))
+        errors = {"value": 0.0, "by x": 0.0, "potentials / epsilon": 0.0, "not successful": 0.0}
+        for i in range(count):
+            value_, (potentials, _, result) = jax.tree.map(lambda leaf, i=i: leaf[i], out)
+            rows, columns = a[i] > 0, b[i] > 0
+            masses = (a[i][rows], b[i][columns])
+            masses = [one / np.sum(one, dtype=np.float64) for one in masses]
+            right = truth(x[i][rows], y[i][columns], *masses, float(epsilon[i]), rho)
+            moved = potentials[0][rows] - right.f, potentials[1][columns] - right.g
+            found = {
+                "value": abs(float(value_) / right.value - 1),
+                "by x": relative(by_x[i][rows], right.by_x) + float(np.abs(by_x[i][~rows]).max()),
+                "potentials / epsilon": float(max(map(np.ptp, moved)) / epsilon[i]),
+                "not successful": float(bool(result != otjax.RESULTS.successful)),
+            }
+            errors = {key: max(errors[key], found[key]) for key in errors}
+        limits = LIMITS | {"not successful": 0.0}
+        yield close(f"check: {count} problems of {n} x {m}, rho = {rho}", errors, limits)
+        (_, (_, stats, results)), _ = function(x, y, a, b, epsilon, 3)
+        others = results != otjax.RESULTS.max_steps_reached
+        errors = {
+            "steps": float(np.max(np.abs(np.asarray(stats.num_steps) - 3))),
+            "other results": float(np.sum(np.asarray(others))),
+        }
+        limits = {"steps": 0.0, "other results": 0.0}
+        yield close(f"check: {count} problems of {n} x {m}, 3 steps each", errors, limits)
 
 
 def checks(scale: Scale) -> Iterator[Record]:

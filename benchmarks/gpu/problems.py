@@ -35,21 +35,32 @@ class Scale(NamedTuple):
 
     checks: tuple[tuple[int, int, int], ...]  # n, m, d
     batch: tuple[int, int]  # problems, points of each
+    other_batches: tuple[tuple[int, int], ...]
     small: int
     medium: int
     large: int
+    huge: int
+    coarse: int  # of so many points one is taken for a start of the huge problem
+    exact: int
     repeats: int
 
 
 FULL = Scale(
     checks=((301, 257, 2), (512, 300, 3), (300, 333, 8), (640, 513, 64)),
     batch=(1024, 128),
+    other_batches=((1024, 60), (256, 200), (256, 256)),
     small=1024,
     medium=10_240,
     large=51_200,
+    huge=2**20,
+    coarse=16,
+    exact=16_384,
     repeats=5,
 )
-QUICK = Scale(((33, 29, 2), (40, 32, 64)), (4, 16), 64, 96, 128, 1)
+QUICK = Scale(
+    ((33, 29, 2), (40, 32, 64)), (4, 16), ((2, 12),), 64, 96, 128, huge=256, coarse=4, exact=48,
+    repeats=1,
+)  # fmt: skip
 
 
 def solution_of(engine: otjax.AbstractEngine | None, tolerance: float) -> Callable[..., Any]:

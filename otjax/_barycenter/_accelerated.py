@@ -5,11 +5,11 @@ from typing import NamedTuple
 
 import equinox as eqx
 import jax
-import jax.lax as lax
 import jax.numpy as jnp
 from jaxtyping import Array, Bool, Float, Int, PyTree
 
 from .._solver._acceleration import Anderson
+from .._varying import while_loop
 
 
 _MEMORY = 5
@@ -121,7 +121,7 @@ def fixed_point(
             num_steps=state.num_steps + 1,
         )
 
-    end = lax.while_loop(unfinished, body, start)
+    end = while_loop(unfinished, body, start)
     return FixedPoint(
         end.best, end.best_warm, end.error, end.num_steps, end.since_progress >= _PATIENCE
     )

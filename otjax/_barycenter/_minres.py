@@ -3,9 +3,10 @@
 from collections.abc import Callable
 
 import equinox as eqx
-import jax.lax as lax
 import jax.numpy as jnp
 from jaxtyping import Array, Float, Int
+
+from .._varying import while_loop
 
 
 class _State(eqx.Module):
@@ -88,4 +89,4 @@ def minimal_residuals(
             step=state.step + 1,
         )
 
-    return lax.while_loop(unfinished, body, start).x
+    return while_loop(unfinished, body, start).x

@@ -9,6 +9,7 @@ from jaxtyping import Array, ArrayLike, Float, Int
 
 from .._arrays import count, float_array, optional_positive_number
 from .._results import raise_unless_successful, RESULTS
+from .._varying import while_loop
 from ._arguments import gaussian, valid_gaussian
 from ._spectral import product, riccati, square_root
 
@@ -131,7 +132,7 @@ def _iterate(
     start = jnp.sum(weights[:, None, None] * roots, axis=0)
     unfinished = lambda state: (state[2] > tolerance) & (state[1] < max_steps)
     far = jnp.full_like(tolerance, jnp.inf)
-    return lax.while_loop(unfinished, step, (start, jnp.zeros((), jnp.int32), far))
+    return while_loop(unfinished, step, (start, jnp.zeros((), jnp.int32), far))
 
 
 @jax.custom_jvp

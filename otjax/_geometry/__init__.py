@@ -9,4 +9,5 @@ from ._base import (
 )
 from ._cost_matrix import CostMatrix as CostMatrix
 from ._grid import Grid as Grid
+from ._held_cloud import HeldCloud as HeldCloud
 from ._point_cloud import PointCloud as PointCloud

@@ -23,6 +23,7 @@ import jax.numpy as jnp
 from jaxtyping import Array, Bool, Float, Int
 
 from .._arrays import constant
+from .._varying import cond
 
 
 # So many groups of rows, where all rows at once are out of range; one row each on short axes.
@@ -75,7 +76,7 @@ def partial_sums(
         sums, in_range = with_care(care)
         if care == _most_care(costs):
             return sums
-        return lax.cond(eqxi.unvmap_all(in_range), lambda: sums, lambda: at_least(care + 1))
+        return cond(eqxi.unvmap_all(in_range), lambda: sums, lambda: at_least(care + 1))
 
     return at_least(0)
 

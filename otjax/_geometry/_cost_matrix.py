@@ -9,7 +9,7 @@ import jax.numpy as jnp
 from jaxtyping import Array, ArrayLike, Bool, Float
 
 from .._arrays import float_array
-from .._control import cond_any
+from .._control import cond_any, launches_cost
 from .._reduction import (
     by_platform,
     fold_rows,
@@ -114,13 +114,21 @@ def held(cost: Float[Array, "n m"], a: Float[Array, " n"], b: Float[Array, " m"]
     """The prepared geometry of a matrix of costs that are finite, where they are not NaN; `mean` is
     over the masses of all pairs, forbidden ones too."""
     finite = jnp.isfinite(cost)
-    cost = jnp.where(finite, cost, 0)
+    return held_finite(jnp.where(finite, cost, 0), a, b)._replace(finite=jnp.all(finite))
+
+
+def held_finite(
+    cost: Float[Array, "n m"], a: Float[Array, " n"], b: Float[Array, " m"]
+) -> Prepared:
+    """The prepared geometry of a matrix of finite costs."""
 
     # By columns, for their sums and minima are those of whole rows.
     def of_columns(rows: tuple[Array, Array]) -> tuple[Array, Array]:
         cost, a = rows
         allowed = is_allowed(cost)
-        sums = _product(a, jnp.where(allowed, cost, 0))
+        kept = jnp.where(allowed, cost, 0)
+        # As a sum it is computed beside the minimum, in one pass that holds nothing.
+        sums = jnp.sum(a[:, None] * kept, axis=0) if launches_cost() else _product(a, kept)
         return sums, jnp.min(jnp.where(allowed, cost, jnp.inf), axis=0)
 
     def of_blocks(block: int, rows: tuple[Array, Array]) -> tuple[Array, Array]:
@@ -130,7 +138,7 @@ def held(cost: Float[Array, "n m"], a: Float[Array, " n"], b: Float[Array, " m"]
     fixed = lax.stop_gradient((cost, a / jnp.sum(a)))
     sums, least = by_platform(of_blocks, cost.shape, fixed)
     mean = jnp.sum(lax.stop_gradient(b / jnp.sum(b)) * sums)
-    return Prepared(CostMatrix(cost), jnp.all(finite), mean, least)
+    return Prepared(CostMatrix(cost), jnp.array(True), mean, least)
 
 
 class TransposedCostMatrix(AbstractGeometry):
@@ -164,13 +172,13 @@ class TransposedCostMatrix(AbstractGeometry):
             cost, h = rows
             return -softmin_rows(cost.T, h, epsilon) / epsilon
 
+        def of_blocks(block: int, rows: tuple[Array, Array]) -> Array:
+            if block >= cost.shape[0]:
+                return of_columns(rows)
+            return jax.nn.logsumexp(fold_rows(of_columns, rows, block), axis=0)
+
         cost = self.original.matrix
-        blocks = by_platform(
-            lambda block, rows: jax.nn.logsumexp(fold_rows(of_columns, rows, block), axis=0),
-            cost.shape,
-            (cost, h),
-        )
-        return -epsilon * blocks
+        return -epsilon * by_platform(of_blocks, cost.shape, (cost, h))
 
     def plan(
         self,

@@ -33,7 +33,7 @@ from ._base import (
     Prepared,
 )
 from ._cells import cells_of, centres
-from ._cost_matrix import CostMatrix, held
+from ._cost_matrix import CostMatrix, held, held_finite
 from ._held_cloud import HeldCloud
 from ._look import extent, look_at_rows, share_of_allowed, unit_of
 
@@ -122,7 +122,9 @@ class PointCloud(AbstractPointGeometry, AbstractSpatialGeometry):
         y, y_finite = _usable(self.y, b, factor)
         finite = x_finite & y_finite
         if self._engine.holds:
-            prepared = held(Pairs(x, y, self.cost).matrix(), a, b)
+            pairs = Pairs(x, y, self.cost)
+            hold = held_finite if pairs.are_finite else held
+            prepared = hold(pairs.matrix(), a, b)
             prepared = prepared._replace(
                 geometry=_with_cells(x, y, self.cost, prepared.geometry),
                 finite=finite & prepared.finite,
@@ -263,6 +265,8 @@ def _usable(
     alive = masses > 0
     squares = jnp.sum(jnp.square(points), axis=1)
     finite = jnp.all((squares < jnp.finfo(points.dtype).max / 8) | ~alive)
+    # Of masses that are equal by construction XLA would find the largest as it compiles, slowly.
+    masses = lax.optimization_barrier(lax.stop_gradient(masses))
     heaviest = lax.stop_gradient(points[jnp.argmax(masses)])
     moved = jnp.where(finite, jnp.where(alive[:, None], points, heaviest[None, :]), 0)
     # Apart from what follows: XLA would choose between the points anew for each entry of a matrix.

@@ -13,6 +13,7 @@ from jaxtyping import Array, ArrayLike, Float, Int
 
 from .._arrays import float_scalar
 from .._results import RESULTS
+from .._varying import fori_loop
 from ._distance import real_or_nan, scaled_cost
 from ._dual import along
 from ._measure import line_points, optional_masses, valid_pair
@@ -134,7 +135,7 @@ def _best_cut(
 
     one = jnp.ones((), x.dtype)
     steps = jnp.finfo(x.dtype).nmant + 2
-    low, high = lax.fori_loop(0, steps, halve, (-one, one))
+    low, high = fori_loop(steps, halve, (-one, one))
     level = ends_x - (low + high) / 2
     above, turn = partner(level)
     below = jnp.where(above > 0, above - 1, m - 1)

@@ -5,6 +5,7 @@ import os
 import jax
 import jax.numpy as jnp
 
+from .. import _pallas
 from ._engine import AbstractEngine
 from ._pairs import Pairs
 from ._pallas import knows, Pallas
@@ -26,21 +27,18 @@ def device_memory() -> int:
 
 def default_engine(pairs: Pairs) -> AbstractEngine:
     """`Dense()` where the n x m matrix takes up to an eighth of the device's memory, otherwise
-    `Streamed()`.
+    `Streamed()`, also where sizes are symbols of `jax.export`.
 
     On an NVIDIA GPU, in single precision and for the costs that its kernels know, `Pallas()` takes
     the place of `Streamed()`, and that of `Dense()` for more than 2^22 pairs of points of up to 8
     coordinates.
     """
     n, m = pairs.shape
-    fits = n * m * pairs.x.dtype.itemsize * _MATRICES <= device_memory()
-    has_kernel = (
-        jax.default_backend() == "gpu"
-        and "nvidia" in jax.local_devices()[0].device_kind.lower()
-        and pairs.x.dtype == jnp.float32
-        and knows(pairs.cost)
-    )
-    cheap = pairs.x.shape[1] <= _CHEAP_DIMENSION and n * m > _CACHED_ENTRIES
+    # A size that is a symbol, in a program that is exported for any, fits in no memory for sure.
+    known = isinstance(n, int) and isinstance(m, int)
+    fits = known and n * m * pairs.x.dtype.itemsize * _MATRICES <= device_memory()
+    has_kernel = _pallas.run_here() and pairs.x.dtype == jnp.float32 and knows(pairs.cost)
+    cheap = known and pairs.x.shape[1] <= _CHEAP_DIMENSION and n * m > _CACHED_ENTRIES
     if has_kernel and (cheap or not fits):
         return Pallas()
     return Dense() if fits else Streamed()

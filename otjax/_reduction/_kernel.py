@@ -15,11 +15,11 @@ import functools as ft
 import equinox as eqx
 import equinox.internal as eqxi
 import jax
-import jax.core
 import jax.numpy as jnp
 from jaxtyping import Array, Float
 
 from .._unit import over
+from .._varying import alike
 from ._engine import AbstractEngine
 from ._pairs import Pairs
 from ._streamed import apply_by_rows
@@ -34,7 +34,8 @@ def apply(
     columns: Float[Array, "m k"],
 ) -> Float[Array, "n k"]:
     r"""$\sum_j \exp((f_i + g_j - C_{ij}) / \epsilon) V_{jk}$, in the dtype of `columns`."""
-    return eqxi.filter_primitive_bind(_apply_p, engine, pairs, f, g, epsilon, columns)
+    engine, *arrays = alike((engine, pairs, f, g, epsilon, columns))
+    return eqxi.filter_primitive_bind(_apply_p, engine, *arrays)
 
 
 @eqx.filter_custom_jvp
@@ -64,7 +65,7 @@ def _impl(engine, pairs, f, g, epsilon, columns):
 
 def _abstract_eval(engine, pairs, f, g, epsilon, columns):
     del engine, pairs, g, epsilon
-    return jax.core.ShapedArray((f.shape[0], columns.shape[1]), columns.dtype)
+    return columns.update(shape=(f.shape[0], columns.shape[1]))
 
 
 def _jvp(primals, tangents):

@@ -4,7 +4,14 @@ import equinox as eqx
 import jax.numpy as jnp
 from jaxtyping import Array, Float
 
-from .._ground_cost import AbstractFactoredCost, flip, GroundCost, pairwise
+from .._ground_cost import (
+    AbstractFactoredCost,
+    Euclidean,
+    flip,
+    GroundCost,
+    pairwise,
+    SqEuclidean,
+)
 
 
 class Pairs(eqx.Module):
@@ -24,9 +31,15 @@ class Pairs(eqx.Module):
         """The same pairs with the two sides exchanged."""
         return Pairs(self.y, self.x, flip(self.cost))
 
+    @property
+    def are_finite(self) -> bool:
+        """Whether costs cannot but be finite where squared distances are."""
+        return type(self.cost) in (Euclidean, SqEuclidean)
+
     def matrix(self) -> Float[Array, "n m"]:
         """The matrix of costs, finite where the cost is not NaN."""
-        return without_infinities(pairwise(self.cost, self.x, self.y))
+        cost = pairwise(self.cost, self.x, self.y)
+        return cost if self.are_finite else without_infinities(cost)
 
     def factors(self) -> tuple[Float[Array, "n r"], Float[Array, "m r"]] | None:
         """Two factors whose product is the matrix, where the cost has them."""

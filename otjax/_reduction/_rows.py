@@ -1,5 +1,10 @@
-"""Reductions over the rows of an n x m matrix, a block of rows at a time."""
+"""Reductions over the rows of an n x m matrix, a block of rows at a time.
 
+Rows may be spread over several devices, as many to each, of which nothing is known while tracing.
+A block is made of as many rows of each device's, so that none is sent to another.
+"""
+
+import math
 from collections.abc import Callable
 from typing import Any, TypeVar
 
@@ -18,7 +23,12 @@ _ACCELERATOR_BLOCK = 2**25
 
 
 def block_rows(num_rows: int, num_columns: int, entries: int) -> int:
-    """How many rows to take at a time, so that a block has about `entries` entries."""
+    """How many rows to take at a time, so that a block has about `entries` entries.
+
+    One, where a size is a symbol in a program that is exported for any size.
+    """
+    if not _are_known(num_rows, num_columns):
+        return 1
     return max(1, min(num_rows, entries // num_columns))
 
 
@@ -51,33 +61,59 @@ def map_rows(reduce: Callable[[PyTree[Array]], Out], rows: PyTree[Array], block:
     derivatives too: each block is recomputed instead of stored.
     """
     num_rows = jax.tree.leaves(rows)[0].shape[0]
-    if block >= num_rows:
+    if num_rows == block or (_are_known(num_rows) and block > num_rows):
         return reduce(rows)
-    whole = num_rows // block * block
-    results = lax.map(_recomputed(reduce), _split(rows, whole, block))
-    results = jax.tree.map(lambda leaf: leaf.reshape(whole, *leaf.shape[2:]), results)
-    if whole == num_rows:
-        return results
-    rest = _recomputed(reduce)(jax.tree.map(lambda leaf: leaf[whole:], rows))
-    return jax.tree.map(lambda *leaves: jnp.concatenate(leaves), results, rest)
+    recomputed, join = _recomputed(reduce), lambda leaf: leaf.reshape(-1, *leaf.shape[2:])
+
+    def at_once(rows: PyTree[Array]) -> PyTree[Array]:
+        shares = jax.tree.leaves(rows)[0].shape[0]
+        results = recomputed(jax.tree.map(join, rows))
+        return jax.tree.map(lambda leaf: leaf.reshape(shares, -1, *leaf.shape[1:]), results)
+
+    whole, rest = _split(rows, block)
+    blocks = jax.tree.map(lambda leaf: jnp.moveaxis(leaf, 0, 1), lax.map(at_once, whole))
+    shares = jax.tree.map(lambda leaf: leaf.reshape(len(leaf), -1, *leaf.shape[3:]), blocks)
+    if rest is not None:
+        together = lambda *leaves: jnp.concatenate(leaves, axis=1)
+        shares = jax.tree.map(together, shares, at_once(rest))
+    return jax.tree.map(lambda leaf: leaf.reshape(num_rows, *leaf.shape[2:]), shares)
 
 
 def fold_rows(reduce: Callable[[PyTree[Array]], Out], rows: PyTree[Array], block: int) -> Out:
-    """The results of `reduce` on `block` rows at a time, stacked along a new first axis."""
+    """The results of `reduce` on about `block` rows at a time, stacked along a new first axis."""
     num_rows = jax.tree.leaves(rows)[0].shape[0]
-    whole = num_rows // block * block
-    results = lax.map(_recomputed(reduce), _split(rows, whole, block))
-    if whole == num_rows:
-        return results
-    rest = _recomputed(reduce)(jax.tree.map(lambda leaf: leaf[whole:], rows))
-    return jax.tree.map(lambda leaf, last: jnp.concatenate([leaf, last[None]]), results, rest)
+    if not _are_known(num_rows):
+        return jax.tree.map(lambda leaf: leaf[None], reduce(rows))
+    of_shares = jax.vmap(_recomputed(reduce))
+    whole, rest = _split(rows, block)
+    results = jax.tree.map(lambda leaf: jnp.moveaxis(leaf, 0, 1), lax.map(of_shares, whole))
+    if rest is not None:
+        together = lambda leaf, last: jnp.concatenate([leaf, last[:, None]], axis=1)
+        results = jax.tree.map(together, results, of_shares(rest))
+    return jax.tree.map(lambda leaf: leaf.reshape(-1, *leaf.shape[2:]), results)
 
 
 def _recomputed(reduce: Callable[[PyTree[Array]], Out]) -> Callable[[PyTree[Array]], Out]:
     return jax.checkpoint(reduce, prevent_cse=False)
 
 
-def _split(rows: PyTree[Array], whole: int, block: int) -> PyTree[Array]:
-    return jax.tree.map(
-        lambda leaf: leaf[:whole].reshape(whole // block, block, *leaf.shape[1:]), rows
-    )
+def _are_known(*sizes: int) -> bool:
+    return all(isinstance(size, int) for size in sizes)
+
+
+def _split(rows: PyTree[Array], block: int) -> tuple[PyTree[Array], PyTree[Array] | None]:
+    """The rows by block, share and place in it, and what is left over of each share."""
+    num_rows = jax.tree.leaves(rows)[0].shape[0]
+    # What a number of devices may have of the rows, if they have as many each.
+    shares = math.gcd(num_rows, jax.device_count()) if _are_known(num_rows) else 1
+    each = num_rows // shares
+    block = max(1, block // shares)
+    whole = each // block * block
+    rows = jax.tree.map(lambda leaf: leaf.reshape(shares, each, *leaf.shape[1:]), rows)
+
+    def blocks(leaf: Array) -> Array:
+        leaf = leaf[:, :whole].reshape(shares, whole // block, block, *leaf.shape[2:])
+        return jnp.moveaxis(leaf, 1, 0)
+
+    rest = None if whole == each else jax.tree.map(lambda leaf: leaf[:, whole:], rows)
+    return jax.tree.map(blocks, rows), rest

@@ -57,7 +57,7 @@ def _in_blocks(reduce, rows, pairs: Pairs, block: int | None):
     # A cost without a formula for a block makes something for each coordinate of each pair.
     width = 1 if isinstance(pairs.cost, AbstractGroundCost) else pairs.x.shape[1]
     if block is not None:
-        return map_rows(reduce, rows, min(block, n))
+        return map_rows(reduce, rows, block if isinstance(n, int) or block == n else 1)
     return by_platform(lambda block, rows: map_rows(reduce, rows, block), (n, m * width), rows)
 
 

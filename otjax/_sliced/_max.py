@@ -13,6 +13,7 @@ from jaxtyping import Array, ArrayLike, Float, PRNGKeyArray
 from .._line._distance import real_or_nan
 from .._line._power import order, root, valid_order
 from .._results import RESULTS
+from .._varying import scan
 from ._directions import random_directions, unit
 from ._distance import slice_cost
 from ._measure import Clouds, clouds, valid_clouds, ValidClouds
@@ -176,7 +177,7 @@ def _ascend(
 
     none_yet = jnp.full_like(starts[:, 0], -jnp.inf)
     start = (starts, optimiser.init(starts), starts, none_yet)
-    (_, _, best, distances), _ = lax.scan(step, start, length=search.num_steps)
+    (_, _, best, distances), _ = scan(step, start, length=search.num_steps)
     return MaxSlice(best[jnp.argmax(distances)], distances)
 
 

@@ -8,7 +8,9 @@ import jax.numpy as jnp
 from jaxtyping import Array, ArrayLike, Bool, Float, Int, PyTree
 
 from .._arrays import known_number, positive_number
+from .._control import launches_cost
 from ._absorbed import Absorbed, Point
+from ._window import MOST_IMAGES, Window
 
 
 class Best(eqx.Module):
@@ -17,11 +19,13 @@ class Best(eqx.Module):
     - `image`: where a plain step takes the point of least error, shape (m,).
     - `error`: that error.
     - `tolerance`: the error that is asked for.
+    - `f`: what goes with that point, shape (n,), where a product is dearer than to keep it.
     """
 
     image: Float[Array, " m"]
     error: Float[Array, ""]
     tolerance: Float[Array, ""]
+    f: Float[Array, " n"] | None
 
     def refuses(self, point: Point) -> Bool[Array, ""]:
         """The safeguard of extrapolations: after an error that doubled, or is not a number, it goes
@@ -120,24 +124,32 @@ class Anderson(AbstractAcceleration):
             raise ValueError(f"`memory` must be an integer of at least 2, got {memory!r}.")
         self.memory = memory
 
-    def init(self, g: Float[Array, " m"]) -> _Memory:
+    def init(self, g: Float[Array, " m"]) -> _Memory | Window:
+        if launches_cost() and self.memory <= MOST_IMAGES:
+            return Window.empty(self.memory, g)
         empty = jnp.zeros((self.memory, g.shape[0]), g.dtype)
         return _Memory(empty, empty, jnp.zeros((), jnp.int32))
 
-    def resume(self, history: _Memory, anew: Bool[Array, ""]) -> _Memory:
+    def resume(self, history: _Memory | Window, anew: Bool[Array, ""]) -> _Memory | Window:
+        if isinstance(history, Window):
+            return history.begun_anew(anew)
         count = jnp.where(anew, 0, history.count)
         return _Memory(history.images, history.residuals, count)
 
-    def rest(self, history: _Memory, best: Best) -> Float[Array, " m"]:
+    def rest(self, history: _Memory | Window, best: Best) -> Float[Array, " m"]:
         return best.image
 
     def update(
-        self, history: _Memory, absorbed: Absorbed, point: Point, best: Best
-    ) -> tuple[Float[Array, " m"], _Memory]:
+        self, history: _Memory | Window, absorbed: Absorbed, point: Point, best: Best
+    ) -> tuple[Float[Array, " m"], _Memory | Window]:
         # An extrapolation that failed is forgotten with all that led to it.
         refused = best.refuses(point)
-        slot = history.count % self.memory
         weights = jnp.sqrt(absorbed.problem.b) / absorbed.problem.epsilon
+        if isinstance(history, Window):
+            residual = (point.image - point.g) * weights
+            history = history.extended(point.image, residual, refused)
+            return jnp.where(refused, best.image, history.combination()), history
+        slot = history.count % self.memory
         images = history.images.at[slot].set(point.image)
         residuals = history.residuals.at[slot].set((point.image - point.g) * weights)
         count = jnp.where(refused, 0, history.count + 1)
@@ -162,7 +174,8 @@ class Anderson(AbstractAcceleration):
         # By elimination: a library's solve is a call of its own in each step, and to be loaded.
         both = jnp.append(gram, used[:, None], axis=1)
         for pivot in range(self.memory):
-            row = both[pivot] / jnp.maximum(both[pivot, pivot], ridge)
+            size = both[pivot, pivot]
+            row = both[pivot] / jnp.where(size > 0, size, jnp.nan)
             column = both[:, pivot] - (slots == pivot).astype(both.dtype)
             both -= column[:, None] * row[None, :]
         solved = both[:, -1]

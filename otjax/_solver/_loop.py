@@ -9,7 +9,7 @@ import jax.lax as lax
 import jax.numpy as jnp
 from jaxtyping import Array, Bool, Float, Int, PyTree
 
-from .._control import cond_any
+from .._control import cond_any, launches_cost
 from .._dual import marginal_error, translation, transport_plan
 from .._problem import PreparedProblem
 from .._results import RESULTS
@@ -179,8 +179,12 @@ class AbstractAbsorbedSolver(AbstractSolver):
         rest = acceleration.rest(inner.history, inner.best)
         g = jnp.where(move.at_rest, rest, inner.best.image)
         stepped = inner.num_steps > num_steps
+        # Without a product where what was kept will do: of a pair of which one has just followed
+        # the other, the error of one marginal is no more than that of the other was.
+        kept = inner.best.f if rest is inner.best.image else None
+        first = step.first(absorbed, g) if kept is None else kept
         return _Round(
-            f=jnp.where(stepped, step.first(absorbed, g), f),
+            f=jnp.where(stepped, first, f),
             g=g,
             size=size,
             epsilon=jnp.where((move.lower | move.jump) & ~at_end, following, epsilon),
@@ -216,10 +220,12 @@ class _Iteration:
 
     def begin(self, history: PyTree, num_steps: Int[Array, ""]) -> _Inner:
         infinite = jnp.full_like(self.floor, jnp.inf)
+        keeps = launches_cost() and self.absorbed.problem.has_gauge
+        f0, g0 = self.absorbed.f0 if keeps else None, self.absorbed.g0
         return _Inner(
-            g=self.absorbed.g0,
+            g=g0,
             history=history,
-            best=Best(self.absorbed.g0, infinite, self.tolerance),
+            best=Best(g0, infinite, self.tolerance, f0),
             milestone=infinite,
             since_progress=jnp.zeros((), jnp.int32),
             num_steps=num_steps,
@@ -251,6 +257,7 @@ class _Iteration:
                 image=jnp.where(better, point.image, state.best.image),
                 error=jnp.fmin(point.error, state.best.error),
                 tolerance=self.tolerance,
+                f=None if state.best.f is None else jnp.where(better, point.f, state.best.f),
             ),
             milestone=jnp.where(progress, point.error, state.milestone),
             since_progress=jnp.where(progress, 0, state.since_progress + 1),
@@ -287,6 +294,6 @@ def _settled(
 
 def _in_range(row: Float[Array, " n"], column: Float[Array, " m"]) -> Bool[Array, ""]:
     """Whether sums of a plan are such that their logarithms can be trusted."""
-    sums = jnp.concatenate([row, column])
-    least = jnp.sqrt(jnp.finfo(sums.dtype).tiny)
-    return ~jnp.any(~((sums > least) & (sums < jnp.inf)))
+    least = jnp.sqrt(jnp.finfo(row.dtype).tiny)
+    off = lambda sums: jnp.any(~((sums > least) & (sums < jnp.inf)))
+    return ~(off(row) | off(column))

@@ -14,6 +14,7 @@ from .._arrays import float_array, float_scalar, positive_number
 from .._ground_cost import GroundCost, SqEuclidean
 from .._problem import valid_masses
 from .._results import raise_unless_successful, RESULTS
+from .._varying import scan
 from ._cells import Sites
 
 
@@ -222,7 +223,7 @@ def _ascend(
 
     u = jnp.zeros_like(sites.b)
     steps = jnp.arange(ascent.max_steps, dtype=jnp.int32)
-    (_, _, average), history = lax.scan(step, (u, optimiser.init(u), u), steps)
+    (_, _, average), history = scan(step, (u, optimiser.init(u), u), steps)
     return unit * average, history
 
 
@@ -244,7 +245,7 @@ def _test(
     masses = jnp.where(sites.b > 0, sites.b, 1)
     zeros = jnp.zeros_like(sites.b), jnp.zeros((), sites.b.dtype)
     numbers = jnp.arange(num_tests, dtype=jnp.int32)
-    (total, squares), (means, shares) = lax.scan(test, zeros, numbers)
+    (total, squares), (means, shares) = scan(test, zeros, numbers)
     # Products of different batches alone: their noise is independent, and has a mean of zero.
     chi_squared = (jnp.sum(jnp.square(total)) - squares) / (num_tests * (num_tests - 1))
     value = jnp.mean(means) + jnp.sum(sites.b * g)

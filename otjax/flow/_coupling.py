@@ -164,7 +164,8 @@ class Minibatch(AbstractCoupling):
         problem = EntropicProblem(CostMatrix(penalised), epsilon=epsilon)
         solution = solve(problem, self.solver, throw=False)
         f, g = solution.potentials
-        log_density = (f[:, None] + g[None, :] - penalised) / solution.problem.epsilon
+        used = jnp.asarray(solution.problem.epsilon)
+        log_density = (f[:, None] + g[None, :] - penalised) / used
         i, j, law = self.draw(key, log_density, num_pairs)
         column = jnp.mean(law, axis=0)
         surprise = jnp.where(law > 0, law * -jnp.log(jnp.where(law > 0, law, 1)), 0)

@@ -2,13 +2,13 @@
 
 import equinox as eqx
 import jax
-import jax.lax as lax
 import jax.numpy as jnp
 import jax.random as jr
 from jaxtyping import Array, ArrayLike, Float, Int
 
 from .._arrays import float_scalar
 from .._results import RESULTS
+from .._varying import scan
 from ._batches import all_finite, batch, checked_velocity, Velocity
 
 
@@ -90,7 +90,7 @@ def _diffuse(
         return (x + step * b + sigma * step**0.5 * noise, energy), None
 
     given = jnp.arange(num_steps), jr.split(key, num_steps)
-    (x1, energy), _ = lax.scan(one_step, (x0, jnp.zeros((), x0.dtype)), given)
+    (x1, energy), _ = scan(one_step, (x0, jnp.zeros((), x0.dtype)), given)
     result = RESULTS.where(all_finite(x1), RESULTS.successful, RESULTS.nonfinite_path)
     return Diffusion(
         samples=x1,

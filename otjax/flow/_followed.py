@@ -4,11 +4,11 @@ from typing import Any
 
 import equinox as eqx
 import jax
-import jax.lax as lax
 from jaxtyping import Array, ArrayLike, Float
 
 from .._arrays import constant, positive_number
 from .._results import RESULTS
+from .._varying import scan
 from ._batches import two_batches
 from ._drift import AbstractDrift, Drift, DriftSolutions
 
@@ -66,7 +66,7 @@ class Followed(AbstractDrift):
             return (here + step * found.field, found.solutions), found.result
 
         state = samples + step * first.field, first.solutions
-        (end, solutions), results = lax.scan(follow, state, None, length=self.num_steps - 1)
+        (end, solutions), results = scan(follow, state, None, length=self.num_steps - 1)
         worst = first.result
         for k in range(self.num_steps - 1):
             one = jax.tree.map(lambda leaf, k=k: leaf[k], results)

@@ -4,13 +4,13 @@ from collections.abc import Callable
 
 import equinox as eqx
 import jax
-import jax.lax as lax
 import jax.numpy as jnp
 from jaxtyping import Array, ArrayLike, Bool, Float, Int
 
 from .._arrays import positive_number
 from .._control import cond_any
 from .._results import RESULTS
+from .._varying import scan
 from ._batches import all_finite, batch, vectors
 from ._energies import shares
 
@@ -120,7 +120,7 @@ def _flow(
         go_on = lambda: _step(objective, masses, state)
         return cond_any(~finished(state), go_on, lambda: state), None
 
-    end, _ = lax.scan(body, start, None, length=max_steps)
+    end, _ = scan(body, start, None, length=max_steps)
     result = RESULTS.successful
     for wrong, name in (
         (end.norm > tolerance * start.norm, RESULTS.max_steps_reached),

@@ -5,13 +5,13 @@ from typing import Literal, overload
 
 import equinox as eqx
 import jax
-import jax.lax as lax
 import jax.numpy as jnp
 import jax.random as jr
 from jaxtyping import Array, ArrayLike, Float, Int
 
 from .._arrays import constant, float_scalar
 from .._results import RESULTS
+from .._varying import scan
 from ._batches import all_finite, batch, checked_velocity, Velocity
 from ._runge_kutta import AbstractRungeKutta, advance, Heun
 
@@ -160,7 +160,7 @@ def _integrate(
 
     zeros = () if trace is None else (jnp.zeros(len(x0), x0.dtype),)
     init = (x0, jnp.zeros((), x0.dtype), *zeros)
-    (x1, energy, *log_volume), _ = lax.scan(one_step, init, jnp.arange(num_steps))
+    (x1, energy, *log_volume), _ = scan(one_step, init, jnp.arange(num_steps))
     energy = energy * jnp.sign(step)
     displacement = jnp.sum(jnp.square(x1 - x0)) / len(x0)
     result = RESULTS.where(all_finite(x1), RESULTS.successful, RESULTS.nonfinite_path)

@@ -4,12 +4,12 @@ import abc
 
 import equinox as eqx
 import jax
-import jax.lax as lax
 import jax.numpy as jnp
 import jax.random as jr
 from jaxtyping import Array, Bool, Float, Int
 
 from .._results import RESULTS
+from .._varying import while_loop
 
 
 class Pairs(eqx.Module):
@@ -120,4 +120,4 @@ def _largest_first(scores: Float[Array, "n n"]) -> Int[Array, " n"]:
     def unfinished(partners: Int[Array, " n"]) -> Bool[Array, ""]:
         return jnp.any(partners == n)
 
-    return lax.while_loop(unfinished, take, jnp.full((n,), n, jnp.int32))
+    return while_loop(unfinished, take, jnp.full((n,), n, jnp.int32))

@@ -2,10 +2,10 @@
 
 import equinox as eqx
 import jax
-import jax.lax as lax
 import jax.numpy as jnp
 from jaxtyping import Array, Bool, Float, Int
 
+from .._varying import while_loop
 from ._staggered import Fields, StaggeredGrid
 
 
@@ -80,7 +80,7 @@ def iterate(
         jnp.zeros((), jnp.int32),
         jnp.full((), jnp.inf, a.dtype),
     )
-    faces, p, sigma, num_steps, residual = lax.while_loop(unfinished, body, (rest, none, *first))
+    faces, p, sigma, num_steps, residual = while_loop(unfinished, body, (rest, none, *first))
     # Once more without relaxation, after which the fields conserve and the slopes are feasible.
     faces, slopes, centres, gap, excess = step(faces, p, sigma)
     products = _tree(lambda s, v: jnp.sum(s * v), slopes, grid.to_centres(faces))

@@ -13,6 +13,7 @@ from .._geometry import PointCloud
 from .._ground_cost import GroundCost, pairwise, SqEuclidean
 from .._results import RESULTS
 from .._solution import Solution
+from .._stochastic import SemidiscreteSolution
 from ._batches import all_finite, two_batches, vectors
 from ._coupling import AbstractCoupling, relative
 from ._pairs import Pairs
@@ -40,7 +41,7 @@ class Semidiscrete(AbstractCoupling):
 
     def __init__(
         self,
-        potential: ArrayLike | Solution,
+        potential: ArrayLike | Solution | SemidiscreteSolution,
         *,
         masses: ArrayLike | None = None,
         epsilon: ArrayLike | None = None,
@@ -48,9 +49,9 @@ class Semidiscrete(AbstractCoupling):
     ):
         """**Arguments:**
 
-        - `potential`: that of the points, shape (m,), in the unit of the cost, such as one that
-            maximises `otjax.gan.entropic_semi_dual`; or a `Solution` of a large sample of starts
-            (first) against the points (second).
+        - `potential`: that of the points, shape (m,), in the unit of the cost; or what
+            `otjax.semidiscrete` has found; or a `Solution` of a large sample of starts (first)
+            against the points (second).
         - `masses`: of the points, shape (m,); None is those of the solution, or uniform. A point of
             mass zero is nobody's partner.
         - `epsilon`: the regularisation, in the unit of the cost, not negative; None is that of the
@@ -63,13 +64,19 @@ class Semidiscrete(AbstractCoupling):
         self.result = RESULTS.successful
         if isinstance(potential, Solution):
             self.result = potential.result
-            problem = potential.prepared
-            masses = problem.b if masses is None else masses
-            epsilon = problem.epsilon if epsilon is None else epsilon
+            masses = potential.prepared.b if masses is None else masses
+            # A number, that was used; `prepared` has it in a unit of its own.
+            epsilon = jnp.asarray(potential.problem.epsilon) if epsilon is None else epsilon
             geometry = potential.problem.geometry
             if cost is None and isinstance(geometry, PointCloud):
                 cost = geometry.cost
             potential = potential.potentials[1]
+        elif isinstance(potential, SemidiscreteSolution):
+            self.result, sites = potential.result, potential.sites
+            masses = sites.b if masses is None else masses
+            epsilon = sites.epsilon if epsilon is None else epsilon
+            cost = sites.cost if cost is None else cost
+            potential = potential.potential_sites
         self.potential = float_array(potential, "potential", "m")
         size, dtype = len(self.potential), self.potential.dtype
         masses = jnp.ones(size, dtype) if masses is None else float_array(masses, "masses", "m")

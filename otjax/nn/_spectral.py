@@ -8,6 +8,8 @@ import jax.lax as lax
 import jax.numpy as jnp
 from jaxtyping import Array, Float
 
+from .._varying import scan
+
 
 Model = TypeVar("Model")
 
@@ -33,7 +35,7 @@ def spectral_bound(matrix: Float[Array, "n m"]) -> Float[Array, ""]:
 
     norm = _frobenius(tall)
     first = (_gram(tall / norm), 2 * jnp.log(norm))
-    (gram, log_scale), _ = lax.scan(step, first, length=_GRAM_STEPS - 1)
+    (gram, log_scale), _ = scan(step, first, length=_GRAM_STEPS - 1)
     return largest * jnp.exp((log_scale + jnp.log(_frobenius(gram))) / 2**_GRAM_STEPS)
 
 
