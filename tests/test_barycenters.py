@@ -143,8 +143,9 @@ def test_of_clouds(objective):
             0.3,
             weights=np.asarray(weights),
             numItermax=1,
+            numInnerItermax=5000,
         )
-        np.testing.assert_allclose(found.points, expected, atol=1e-6)
+        np.testing.assert_allclose(found.points, expected, atol=2e-4)
     else:
         shifts = jnp.array([[[0.0, 0.0]], [[2.0, 1.0]]])
         found = otjax.barycenter(
