@@ -6,7 +6,7 @@ vary as what is made of them. Elsewhere these are the functions of `jax.lax`.
 """
 
 from collections.abc import Callable
-from typing import TypeVar
+from typing import Any, TypeVar
 
 import equinox as eqx
 import jax
@@ -21,8 +21,8 @@ from jaxtyping import Array, Bool, Int, PyTree
 
 _NOWHERE = jax.core.ShapedArray((), "int32").manual_axis_type
 
-Tree = TypeVar("Tree", bound=PyTree[Array])
-Steps = TypeVar("Steps", bound=PyTree[Array])
+Tree = TypeVar("Tree")
+Steps = TypeVar("Steps")
 
 
 def while_loop(
@@ -93,7 +93,7 @@ batching.primitive_batchers[_forget_p] = lambda arrays, axes: (_forget_p.bind(*a
 mlir.register_lowering(_forget_p, lambda _, array: [array])
 
 
-def error_if(tree: Tree, result: eqx.Enumeration, failed: Bool[Array, ""]) -> Tree:
+def error_if(tree: Any, result: Any, failed: Bool[Array, ""]) -> Any:
     """`result.error_if(tree, failed)`."""
     arrays, rest = eqx.partition(tree, eqx.is_array)
     if not _axes_of(lambda: (arrays, failed)):
