@@ -127,8 +127,8 @@ def solve_exact(
 
     An entropic problem is solved; if its bounds are not close enough, the cheapest vertex is found
     by shortest paths from its potentials, and the bounds meet up to rounding. Where the matrix of
-    costs is neither held nor small, entropic problems are solved at falling `epsilon` instead, each
-    from the last one's potentials, until a feasible plan and feasible potentials prove the cost to
+    costs is neither held nor small, entropic problems are solved at falling `epsilon` instead, each from
+    the last one's potentials, until a feasible plan and feasible potentials prove the cost to
     within `gap`.
 
     **Arguments:**

@@ -6,13 +6,12 @@ from typing import NamedTuple
 import equinox as eqx
 import jax
 import jax.numpy as jnp
-from jaxtyping import Array, Int, PyTree
+from jaxtyping import Array, PyTree
 
 from . import _pallas
 from ._control import Way
 from ._geometry import CostMatrix, HeldCloud
-from ._problem import PreparedProblem
-from ._solver import AbstractSolver, Outcome, Potentials, Sinkhorn, SymmetricSinkhorn
+from ._solver import Outcome, Sinkhorn, SymmetricSinkhorn
 
 
 # The most entries of a plan, padded: what the registers of a program hold beside all else.
@@ -35,11 +34,12 @@ def _machine() -> Machine | None:
 
 def solves_at_once(
     size: int,
-    args: tuple[AbstractSolver, PreparedProblem, Potentials | None, Int[Array, ""] | None],
+    args: tuple[PyTree, ...],
     batched: PyTree[bool],
 ) -> Way | None:
     """A batch of problems in one kernel, where it is of small ones in single precision whose costs
-    are held. Each has a program of its own, and ends as if it were alone.
+    are held. Each has a program of its own, and ends as if it were alone. `args` are those of
+    `AbstractSolver.run`, the solver first.
 
     Sizes are padded to powers of two by points of mass zero, each at the place of the last point.
     """

@@ -6,7 +6,6 @@ import equinox as eqx
 import helpers
 import jax
 import jax.numpy as jnp
-import jaxtyping
 import numpy as np
 import pytest
 from helpers import ENGINES, MARGINALS
@@ -250,14 +249,6 @@ def test_success_means_a_plan_with_the_marginals_asked_for(shape, marginals, dty
                 )
                 assert error < 1e-2, message
     assert solved >= 12
-
-
-@pytest.fixture
-def unchecked():
-    """What users see, who run no type checker that would complain first."""
-    jaxtyping.config.update("jaxtyping_disable", True)
-    yield
-    jaxtyping.config.update("jaxtyping_disable", False)
 
 
 X, Y = np.ones((5, 2)), np.zeros((4, 2))

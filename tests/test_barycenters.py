@@ -3,7 +3,6 @@
 import jax
 import jax.numpy as jnp
 import jax.random as jr
-import jaxtyping
 import numpy as np
 import pytest
 
@@ -198,14 +197,6 @@ def test_of_samples_of_gaussians_as_the_closed_form():
     np.testing.assert_allclose(np.mean(found.points, axis=0), exact.mean, atol=1e-3)
     cov = np.cov(np.asarray(found.points), rowvar=False, bias=True)
     np.testing.assert_allclose(cov, exact.cov, atol=0.05)
-
-
-@pytest.fixture
-def unchecked():
-    """Arguments of wrong types reach the library, as where no types are checked."""
-    jaxtyping.config.update("jaxtyping_disable", True)
-    yield
-    jaxtyping.config.update("jaxtyping_disable", False)
 
 
 def test_single_precision_reaches_what_it_can():

@@ -66,7 +66,13 @@ def _code_blocks(page, language):
 
 
 @pytest.mark.parametrize(
-    "page", ["README.md", "docs/guide.md", "docs/extending.md", "docs/devices.md"]
+    "page",
+    [
+        "README.md",
+        pytest.param("docs/guide.md", marks=pytest.mark.slow),
+        pytest.param("docs/extending.md", marks=pytest.mark.slow),
+        pytest.param("docs/devices.md", marks=pytest.mark.slow),
+    ],
 )
 def test_the_python_of_a_page_runs_in_one_go(page):
     # In a process of its own, with JAX as a reader finds it, not as the tests configure it.

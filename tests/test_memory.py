@@ -40,7 +40,7 @@ def test_it_grows_with_what_is_held_alone():
     assert grid.gradient < 2**28 < 4 * 512**4
 
 
-def test_what_cannot_fit_is_refused_before_it_is_tried():
+def test_what_cannot_fit_is_refused_before_it_is_tried(unchecked):
     large = problem(otjax.Dense(), 3_000_000, 3_000_000)
     for solve in (otjax.solve, jax.jit(lambda problem: otjax.solve(problem).value)):
         with pytest.raises(ValueError, match=r"GiB.*Streamed"):

@@ -10,7 +10,6 @@ import hypothesis.strategies as st
 import jax
 import jax.numpy as jnp
 import jax.random as jr
-import jaxtyping
 import numpy as np
 import optax
 import pytest
@@ -71,14 +70,6 @@ def test_fully_connected_models_take_any_shape(shape):
     assert shape_of(lambda: nn.MLPGenerator(LATENT, shape, width=4, key=KEY), LATENT) == sizes
     assert shape_of(lambda: nn.MLPCritic(shape, width=4, key=KEY), *sizes) == ()
     assert shape_of(lambda: nn.LipschitzMLP(shape, width=4, key=KEY), *sizes) == ()
-
-
-@pytest.fixture
-def unchecked():
-    """What users see, who run no type checker that would complain first."""
-    jaxtyping.config.update("jaxtyping_disable", True)
-    yield
-    jaxtyping.config.update("jaxtyping_disable", False)
 
 
 @pytest.mark.parametrize("size", [0, -8, 4, 7, 9, 18, 27, 31])

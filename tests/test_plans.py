@@ -4,7 +4,6 @@ import helpers
 import jax
 import jax.numpy as jnp
 import jax.random as jr
-import jaxtyping
 import numpy as np
 import pytest
 
@@ -139,14 +138,6 @@ def test_cells_of_the_exact_potentials_are_the_optimal_map():
     )
     absent = g.at[matched.columns[0]].set(-jnp.inf)
     assert otjax.nearest(x, y, absent)[0][0] != matched.columns[0]
-
-
-@pytest.fixture
-def unchecked():
-    """Arguments of wrong types reach the library, as where no types are checked."""
-    jaxtyping.config.update("jaxtyping_disable", True)
-    yield
-    jaxtyping.config.update("jaxtyping_disable", False)
 
 
 def test_what_does_not_fit_is_named(unchecked):

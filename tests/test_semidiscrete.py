@@ -3,7 +3,6 @@
 import jax
 import jax.numpy as jnp
 import jax.random as jr
-import jaxtyping
 import numpy as np
 import optax
 import pytest
@@ -74,14 +73,6 @@ def test_cells_of_an_interval():
     )
     assert short.result == otjax.RESULTS.max_steps_reached
     assert short.error > found.error
-
-
-@pytest.fixture
-def unchecked():
-    """Arguments of wrong types reach the library, as where no types are checked."""
-    jaxtyping.config.update("jaxtyping_disable", True)
-    yield
-    jaxtyping.config.update("jaxtyping_disable", False)
 
 
 def test_statuses_and_what_does_not_fit(unchecked):

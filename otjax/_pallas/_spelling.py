@@ -6,7 +6,6 @@ from typing import Any
 import jax
 import jax.lax as lax
 import jax.numpy as jnp
-import numpy as np
 from jax.extend.core import ClosedJaxpr, Jaxpr, Literal
 
 
@@ -89,7 +88,7 @@ def _cond(index, *args, branches, **_) -> list[Any]:
 
 def _not(x) -> list[Any]:
     """Also of what is known."""
-    return [lax.bitwise_not(x) if isinstance(x, jax.core.Tracer) else np.bool_(not x)]
+    return [lax.bitwise_not(x) if isinstance(x, jax.core.Tracer) else not x]
 
 
 def _max(x, *, axes, **_) -> list[Any]:
