@@ -11,7 +11,7 @@ import jax.numpy as jnp
 from jaxtyping import Array, Float, Int
 
 from ._arrays import constant
-from ._geometry import AbstractPointGeometry, PointCloud
+from ._geometry import AbstractCloud, AbstractPointGeometry
 from ._ground_cost import Euclidean, SqEuclidean
 from ._reduction import by_platform, map_rows, Pairs, without_infinities
 
@@ -32,7 +32,7 @@ def conditional(
     # Added after the division by epsilon, or its derivative would meet an infinity.
     log_b = jnp.where(b > 0, jnp.log(jnp.where(b > 0, b, 1)), -jnp.inf)
     h = constant(g + epsilon * log_b)
-    if not isinstance(geometry, PointCloud):
+    if not isinstance(geometry, AbstractCloud):
         return _by_operators(geometry, g, b, h, epsilon, values)
     pairs = Pairs(geometry.x, geometry.y, geometry.cost)
 

@@ -12,7 +12,12 @@ from ._arrays import constant, float_array, float_scalar, known_number
 from ._certificate import relative_gap, RoundedPlan
 from ._control import in_turn
 from ._dual import transport_plan
-from ._geometry import AbstractGeometry, CostMatrix, PointCloud
+from ._geometry import (
+    AbstractCloud,
+    AbstractCostGeometry,
+    AbstractGeometry,
+    AbstractPointGeometry,
+)
 from ._mesh import on_any_mesh
 from ._narrowing import narrow, Options
 from ._problem import EntropicProblem
@@ -20,7 +25,7 @@ from ._reduction import by_platform, map_rows, Pairs
 from ._results import raise_unless_successful, RESULTS
 from ._solution import Stats
 from ._solver import AbstractSolver
-from ._vertex import may_forbid, pair_costs, SparsePlan
+from ._vertex import may_forbid, SparsePlan
 
 
 _TOO_FEW_STAGES = (
@@ -66,12 +71,12 @@ class ExactSolution(eqx.Module):
 
         **Raises:** `ValueError` unless the geometry is one of points.
         """
-        if not isinstance(self.geometry, PointCloud):
+        if not isinstance(self.geometry, AbstractPointGeometry):
             raise ValueError(
                 "An interpolation needs points: solve with a `PointCloud`, not a "
                 f"`{type(self.geometry).__name__}`."
             )
-        return _couplings.interpolated(self.plan, self.geometry.x, self.geometry.y, t)
+        return _couplings.interpolated(self.plan, self.geometry.T.y, self.geometry.y, t)
 
     @property
     def gap(self) -> Float[Array, ""]:
@@ -97,7 +102,7 @@ class ExactSolution(eqx.Module):
         **Raises:** `ValueError` unless the geometry is a `PointCloud`.
         """
         geometry = self.geometry
-        if not isinstance(geometry, PointCloud):
+        if not isinstance(geometry, AbstractCloud):
             raise ValueError(
                 "Potentials at other points need points: solve with a `PointCloud`, not a "
                 f"`{type(geometry).__name__}`."
@@ -127,9 +132,9 @@ def solve_exact(
 
     An entropic problem is solved; if its bounds are not close enough, the cheapest vertex is found
     by shortest paths from its potentials, and the bounds meet up to rounding. Where the matrix of
-    costs is neither held nor small, entropic problems are solved at falling `epsilon` instead, each from
-    the last one's potentials, until a feasible plan and feasible potentials prove the cost to
-    within `gap`.
+    costs is neither held nor small, entropic problems are solved at falling `epsilon` instead, each
+    begun at the last one's potentials, until a feasible plan and feasible potentials prove the cost
+    to within `gap`.
 
     **Arguments:**
 
@@ -160,8 +165,7 @@ def solve_exact(
     if solver is not None and not isinstance(solver, AbstractSolver):
         raise ValueError(f"`solver` must be a solver such as `Adaptive()`, got {solver!r}.")
     problem = EntropicProblem(geometry, a, b)
-    has_costs = any(isinstance(g, (PointCloud, CostMatrix)) for g in (geometry, geometry.T))
-    if known == 0 and not has_costs:
+    if known == 0 and not isinstance(geometry, AbstractCostGeometry):
         raise ValueError(
             "`gap=0` needs a `PointCloud` or a `CostMatrix`, of which the cost of a pair is known, "
             f"got `{type(geometry).__name__}`; pass a positive `gap`."
@@ -234,12 +238,12 @@ def _solve_exact(problem: EntropicProblem, options: Options) -> ExactSolution:
 
 
 def _cost_of_pairs(
-    geometry: AbstractGeometry,
+    geometry: AbstractCostGeometry,
     plan: SparsePlan,
     factor: Float[Array, ""],
     valid: Bool[Array, ""],
 ) -> Float[Array, ""]:
-    costs = pair_costs(geometry, plan.rows, plan.columns, valid)
+    costs = geometry.costs(plan.rows, plan.columns, valid)
     return jnp.sum(plan.masses * (factor * costs))
 
 

@@ -8,7 +8,7 @@ from . import _couplings
 from ._arrays import float_array, needs_precision
 from ._conditional import conditional
 from ._dual import linear_cost, transport_plan
-from ._geometry import AbstractPointGeometry, PointCloud
+from ._geometry import AbstractCloud, AbstractPointGeometry
 from ._ground_cost import GroundCost, SqEuclidean
 from ._maps import ConvexMap, nearest
 from ._operators import TransportPlan
@@ -227,7 +227,7 @@ class Solution(eqx.Module):
     def _cost(self) -> GroundCost:
         """The cost between any two points."""
         geometry = self.problem.geometry
-        if not isinstance(geometry, PointCloud):
+        if not isinstance(geometry, AbstractCloud):
             raise ValueError(
                 "Cells and convex functions need the cost of two points: solve with a "
                 f"`PointCloud`, not a `{type(geometry).__name__}`."

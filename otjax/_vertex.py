@@ -10,11 +10,10 @@ from jaxtyping import Array, Bool, Float, Int
 
 from ._augmenting import permutation_from
 from ._control import cond_any
-from ._geometry import AbstractGeometry, CostMatrix, PointCloud
-from ._ground_cost import AbstractGroundCost
+from ._geometry import AbstractCostGeometry, AbstractGeometry
 from ._operators import register
 from ._problem import PreparedProblem
-from ._reduction import is_allowed, Pairs
+from ._reduction import is_allowed
 from ._support import overfull
 from ._transportation import ship
 
@@ -76,15 +75,11 @@ def known_costs(
 ) -> Float[Array, "n m"] | None:
     """The costs of a prepared geometry that holds them; also those of points where they are few, or
     where asked."""
-    if isinstance(geometry, CostMatrix):
-        return geometry.matrix
-    if isinstance(geometry, PointCloud):
-        pairs = Pairs(geometry.x, geometry.y, geometry.cost)
-        few = pairs.shape[0] * pairs.shape[1] <= _FEW_PAIRS
-        return pairs.matrix() if few or at_any_size else None
-    if isinstance(geometry.T, CostMatrix):
-        return geometry.T.matrix.T
-    return None
+    if not isinstance(geometry, AbstractCostGeometry):
+        return None
+    n, m = geometry.shape
+    wanted = geometry.holds_costs or at_any_size or n * m <= _FEW_PAIRS
+    return geometry.all_costs() if wanted else None
 
 
 def lacks_room(
@@ -111,24 +106,7 @@ def lacks_room(
 
 def may_forbid(geometry: AbstractGeometry) -> bool:
     """Whether some of its pairs may be forbidden."""
-    known = isinstance(geometry, PointCloud) and isinstance(geometry.cost, AbstractGroundCost)
-    return not known
-
-
-def pair_costs(
-    geometry: AbstractGeometry,
-    rows: Int[Array, " k"],
-    columns: Int[Array, " k"],
-    valid: Bool[Array, ""],
-) -> Float[Array, " k"]:
-    """What some pairs cost, each for itself: more exact than a row of the matrix at a time; where
-    `valid` is false, something that is finite."""
-    if isinstance(geometry, PointCloud):
-        x, y = (jnp.where(valid, points, 0) for points in (geometry.x[rows], geometry.y[columns]))
-        return jax.vmap(geometry.cost)(x, y)
-    if isinstance(geometry, CostMatrix):
-        return jnp.where(valid, geometry.matrix[rows, columns], 0)
-    return pair_costs(geometry.T, columns, rows, valid)
+    return not isinstance(geometry, AbstractCostGeometry) or geometry.may_forbid
 
 
 def cheapest_vertex(

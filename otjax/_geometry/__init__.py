@@ -1,4 +1,6 @@
 from ._base import (
+    AbstractCloud as AbstractCloud,
+    AbstractCostGeometry as AbstractCostGeometry,
     AbstractGeometry as AbstractGeometry,
     AbstractPlan as AbstractPlan,
     AbstractPointGeometry as AbstractPointGeometry,

@@ -5,7 +5,9 @@ from typing import NamedTuple
 
 import equinox as eqx
 import jax.numpy as jnp
-from jaxtyping import Array, Bool, Float
+from jaxtyping import Array, Bool, Float, Int
+
+from .._ground_cost import GroundCost
 
 
 class AbstractPlan(eqx.Module):
@@ -123,6 +125,38 @@ class AbstractPointGeometry(AbstractGeometry):
     ) -> "AbstractPointGeometry":
         """The geometry between any points `x` and the second support, of masses `b`, with costs in
         the `unit` that `prepare` found."""
+
+
+class AbstractCloud(AbstractPointGeometry):
+    """A geometry of two sets of points and the cost of any two points."""
+
+    x: eqx.AbstractVar[Float[Array, "n d"]]
+    cost: eqx.AbstractVar[GroundCost]
+
+
+class AbstractCostGeometry(AbstractGeometry):
+    """A geometry that tells what single pairs cost, which exact transport asks for."""
+
+    @property
+    @abc.abstractmethod
+    def holds_costs(self) -> bool:
+        """Whether all costs are at hand."""
+
+    @property
+    @abc.abstractmethod
+    def may_forbid(self) -> bool:
+        """Whether some pairs may be forbidden."""
+
+    @abc.abstractmethod
+    def costs(
+        self, rows: Int[Array, " k"], columns: Int[Array, " k"], valid: Bool[Array, ""]
+    ) -> Float[Array, " k"]:
+        """What some pairs cost, each for itself: more exact than a row of the matrix at a time;
+        where `valid` is false, something that is finite."""
+
+    @abc.abstractmethod
+    def all_costs(self) -> Float[Array, "n m"]:
+        """What all pairs cost, those that are forbidden as `prepare` has them."""
 
 
 class Coarse(NamedTuple):

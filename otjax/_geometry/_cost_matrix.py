@@ -6,7 +6,7 @@ import equinox as eqx
 import jax
 import jax.lax as lax
 import jax.numpy as jnp
-from jaxtyping import Array, ArrayLike, Bool, Float
+from jaxtyping import Array, ArrayLike, Bool, Float, Int
 
 from .._arrays import float_array
 from .._control import cond_any, launches_cost
@@ -19,13 +19,13 @@ from .._reduction import (
     without_infinities,
 )
 from .._unit import excess_exponent, over, power_of_two
-from ._base import AbstractGeometry, AbstractPlan, Partners, Prepared
+from ._base import AbstractCostGeometry, AbstractPlan, Partners, Prepared
 
 
 _product = partial(jnp.matmul, precision=lax.Precision.HIGHEST)
 
 
-class CostMatrix(AbstractGeometry):
+class CostMatrix(AbstractCostGeometry):
     """A geometry given by its cost matrix. An entry of `inf` forbids that pair."""
 
     matrix: Float[Array, "n m"]
@@ -84,6 +84,22 @@ class CostMatrix(AbstractGeometry):
             partners=Partners(rows, columns),
         )
 
+    @property
+    def holds_costs(self) -> bool:
+        return True
+
+    @property
+    def may_forbid(self) -> bool:
+        return True
+
+    def costs(
+        self, rows: Int[Array, " k"], columns: Int[Array, " k"], valid: Bool[Array, ""]
+    ) -> Float[Array, " k"]:
+        return jnp.where(valid, self.matrix[rows, columns], 0)
+
+    def all_costs(self) -> Float[Array, "n m"]:
+        return self.matrix
+
     def softmin(self, h: Float[Array, " m"], epsilon: Float[Array, ""]) -> Float[Array, " n"]:
         rows = lambda cost: softmin_rows(cost, h, epsilon)
         return by_platform(
@@ -141,7 +157,7 @@ def held_finite(
     return Prepared(CostMatrix(cost), jnp.array(True), mean, least)
 
 
-class TransposedCostMatrix(AbstractGeometry):
+class TransposedCostMatrix(AbstractCostGeometry):
     """A cost matrix seen from its columns, without a transposed copy in memory."""
 
     original: CostMatrix
@@ -165,6 +181,22 @@ class TransposedCostMatrix(AbstractGeometry):
         if partners is not None:
             partners = Partners(partners.columns, partners.rows)
         return prepared._replace(geometry=prepared.geometry.T, partners=partners)
+
+    @property
+    def holds_costs(self) -> bool:
+        return True
+
+    @property
+    def may_forbid(self) -> bool:
+        return True
+
+    def costs(
+        self, rows: Int[Array, " k"], columns: Int[Array, " k"], valid: Bool[Array, ""]
+    ) -> Float[Array, " k"]:
+        return self.original.costs(columns, rows, valid)
+
+    def all_costs(self) -> Float[Array, "m n"]:
+        return self.original.matrix.T
 
     def softmin(self, h: Float[Array, " n"], epsilon: Float[Array, ""]) -> Float[Array, " m"]:
         # A log-sum-exp over each block of rows, then one over the blocks.

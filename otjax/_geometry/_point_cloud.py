@@ -1,9 +1,10 @@
 """A geometry given by points and a ground cost."""
 
 import equinox as eqx
+import jax
 import jax.lax as lax
 import jax.numpy as jnp
-from jaxtyping import Array, ArrayLike, Bool, Float
+from jaxtyping import Array, ArrayLike, Bool, Float, Int
 
 from .._arrays import constant, float_array
 from .._control import cond_any
@@ -17,7 +18,6 @@ from .._ground_cost import (
 )
 from .._reduction import (
     AbstractEngine,
-    apply,
     default_engine,
     Pairs,
     softmin,
@@ -25,8 +25,8 @@ from .._reduction import (
 )  # fmt: skip
 from .._unit import excess_exponent, power_of_two
 from ._base import (
-    AbstractPlan,
-    AbstractPointGeometry,
+    AbstractCloud,
+    AbstractCostGeometry,
     AbstractSpatialGeometry,
     Coarse,
     Partners,
@@ -36,9 +36,10 @@ from ._cells import cells_of, centres
 from ._cost_matrix import CostMatrix, held, held_finite
 from ._held_cloud import HeldCloud
 from ._look import extent, look_at_rows, share_of_allowed, unit_of
+from ._recomputed_plan import RecomputedPlan
 
 
-class PointCloud(AbstractPointGeometry, AbstractSpatialGeometry):
+class PointCloud(AbstractCloud, AbstractCostGeometry, AbstractSpatialGeometry):
     """Points `x` and `y` with a ground cost between them.
 
     An engine carries out the reductions over the n x m pairs. `Dense()` makes the matrix of costs
@@ -182,6 +183,23 @@ class PointCloud(AbstractPointGeometry, AbstractSpatialGeometry):
             Partners(rows, columns),
         )
 
+    @property
+    def holds_costs(self) -> bool:
+        return False
+
+    @property
+    def may_forbid(self) -> bool:
+        return not isinstance(self.cost, AbstractGroundCost)
+
+    def costs(
+        self, rows: Int[Array, " k"], columns: Int[Array, " k"], valid: Bool[Array, ""]
+    ) -> Float[Array, " k"]:
+        x, y = (jnp.where(valid, points, 0) for points in (self.x[rows], self.y[columns]))
+        return jax.vmap(self.cost)(x, y)
+
+    def all_costs(self) -> Float[Array, "n m"]:
+        return self._pairs.matrix()
+
     def softmin(self, h: Float[Array, " m"], epsilon: Float[Array, ""]) -> Float[Array, " n"]:
         return softmin(self._engine, self._pairs, h, epsilon)
 
@@ -224,34 +242,6 @@ def _with_cells(
 ) -> HeldCloud:
     x, y, cost = constant((x, y, cost))
     return HeldCloud(held.matrix, PointCloud(x, y, cost=cost))
-
-
-class RecomputedPlan(AbstractPlan):
-    """The plan of a point cloud, made anew by its engine whenever it is applied."""
-
-    engine: AbstractEngine
-    pairs: Pairs
-    f: Float[Array, " n"]
-    g: Float[Array, " m"]
-    epsilon: Float[Array, ""]
-    dtype: jnp.dtype = eqx.field(static=True)
-
-    def mv(self, vectors: Float[Array, " m *k"]) -> Float[Array, " n *k"]:
-        columns = vectors.astype(self.dtype).reshape(vectors.shape[0], -1)
-        product = apply(self.engine, self.pairs, self.f, self.g, self.epsilon, columns)
-        return product.reshape(-1, *vectors.shape[1:])
-
-    def squared_mv(self, vector: Float[Array, " m"]) -> Float[Array, " n"]:
-        halved = eqx.tree_at(lambda plan: plan.epsilon, self, 0.5 * self.epsilon)
-        return halved.mv(vector)
-
-    def as_matrix(self) -> Float[Array, "n m"]:
-        scores = (self.f[:, None] + self.g[None, :] - self.pairs.matrix()) / self.epsilon
-        return jnp.exp(scores.astype(self.dtype))
-
-    @property
-    def T(self) -> "RecomputedPlan":
-        return RecomputedPlan(self.engine, self.pairs.T, self.g, self.f, self.epsilon, self.dtype)
 
 
 def _usable(

@@ -9,7 +9,7 @@ import jax.random as jr
 from jaxtyping import Array, ArrayLike, Float
 
 from .._arrays import constant, float_array, float_scalar, known_number
-from .._geometry import PointCloud
+from .._geometry import AbstractCloud
 from .._ground_cost import GroundCost, pairwise, SqEuclidean
 from .._results import RESULTS
 from .._solution import Solution
@@ -68,7 +68,7 @@ class Semidiscrete(AbstractCoupling):
             # A number, that was used; `prepared` has it in a unit of its own.
             epsilon = jnp.asarray(potential.problem.epsilon) if epsilon is None else epsilon
             geometry = potential.problem.geometry
-            if cost is None and isinstance(geometry, PointCloud):
+            if cost is None and isinstance(geometry, AbstractCloud):
                 cost = geometry.cost
             potential = potential.potentials[1]
         elif isinstance(potential, SemidiscreteSolution):
