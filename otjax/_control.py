@@ -1,5 +1,6 @@
 """Control flow that stays cheap under `jax.vmap`."""
 
+import functools as ft
 from collections.abc import Callable
 from typing import NamedTuple, TypeAlias, TypeVar
 
@@ -91,4 +92,4 @@ def in_turn(
         out = on_their_devices(members, *eqx.partition(arrays, in_batched[0]))
         return out, jax.tree.map(lambda _: True, out)
 
-    return lambda: restore(call(arrays))
+    return ft.partial(call, arrays) if restore is None else lambda: restore(call(arrays))
