@@ -69,7 +69,8 @@ def _held(problem: EntropicProblem) -> tuple[AbstractGeometry, AbstractPlan]:
 def check_memory(problem: EntropicProblem) -> None:
     """**Raises:** `ValueError` for a problem that cannot be solved in the memory of the device."""
     n, m = problem.geometry.shape
-    if n * m * problem.geometry.dtype.itemsize < device_memory() // 4:
+    known = isinstance(n, int) and isinstance(m, int)  # or else it is exported for any size
+    if not known or n * m * problem.geometry.dtype.itemsize < device_memory() // 4:
         return  # whatever is held
     needed = memory_needed(problem)
     if needed.solve > needed.device:

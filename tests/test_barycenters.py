@@ -193,7 +193,7 @@ def test_of_samples_of_gaussians_as_the_closed_form():
     ).T
     points = jnp.einsum("kij,nj->kni", roots, z) + means[:, None, :]
     exact = otjax.gaussian_barycenter(means, jnp.einsum("kij,klj->kil", roots, roots))
-    found = otjax.barycenter(points, epsilon=0.1, objective=otjax.Debiased(), tolerance=1e-4)
+    found = otjax.barycenter(points, epsilon=0.1, objective=otjax.Debiased(), throw=False)
     np.testing.assert_allclose(np.mean(found.points, axis=0), exact.mean, atol=1e-3)
     cov = np.cov(np.asarray(found.points), rowvar=False, bias=True)
     np.testing.assert_allclose(cov, exact.cov, atol=0.05)

@@ -34,7 +34,7 @@ def test_eight_devices(case):
 
 @pytest.mark.slow
 @pytest.mark.parametrize("engine", [otjax.Dense(), otjax.Streamed(8)])
-def test_export_for_any_size(engine, jax_as_users_have_it):
+def test_export_for_any_size(engine, jax_as_users_have_it, unchecked):
     def value(x, y):
         problem = otjax.EntropicProblem(otjax.PointCloud(x, y, engine=engine))
         return otjax.solve(problem, throw=False).value
