@@ -1,7 +1,7 @@
 """Control flow that stays cheap under `jax.vmap`."""
 
 from collections.abc import Callable
-from typing import NamedTuple, TypeAlias, TypeVar
+from typing import cast, NamedTuple, TypeAlias, TypeVar
 
 import equinox as eqx
 import equinox.internal as eqxi
@@ -91,4 +91,4 @@ def in_turn(
         out = on_their_devices(members, *eqx.partition(arrays, in_batched[0]))
         return out, jax.tree.map(lambda _: True, out)
 
-    return lambda: restore(call(arrays))
+    return lambda: cast(Out, restore(call(arrays)))
