@@ -178,7 +178,8 @@ def _certify(
         fixed = constant((prepared, costs, g, cost == jnp.inf))
         vertex = in_turn(_vertex_if, *fixed)()
         cost = jnp.minimum(cost, vertex.upper)
-        plan = rounded.operator(jnp.where(cost == vertex.upper, 0, 1)) + vertex.plan
+        share = jnp.where(cost == vertex.upper, 0, 1).astype(cost.dtype)
+        plan = rounded.operator(share) + vertex.plan
     # Of a problem with invalid numbers nothing is known.
     valid = ~is_invalid(result)
     return Certificate(

@@ -1,5 +1,6 @@
 """Control flow that stays cheap under `jax.vmap`."""
 
+import functools as ft
 from collections.abc import Callable
 from typing import cast, NamedTuple, TypeAlias, TypeVar
 
@@ -91,4 +92,6 @@ def in_turn(
         out = on_their_devices(members, *eqx.partition(arrays, in_batched[0]))
         return out, jax.tree.map(lambda _: True, out)
 
+    if restore is None:
+        return ft.partial(call, arrays)
     return lambda: cast(Out, restore(call(arrays)))

@@ -19,6 +19,14 @@ Arguments = ParamSpec("Arguments")
 Out = TypeVar("Out")
 
 
+def on_explicit_mesh(tree: PyTree) -> bool:
+    """Whether some array is on a mesh whose axes are explicit."""
+    meshes = (
+        jax.typeof(leaf).sharding.mesh for leaf in jax.tree.leaves(tree) if eqx.is_array(leaf)
+    )
+    return any(AxisType.Explicit in mesh.axis_types for mesh in meshes)
+
+
 def on_any_mesh(function: Callable[Arguments, Out]) -> Callable[Arguments, Out]:
     """The same function, for arrays on explicit meshes too.
 

@@ -10,7 +10,7 @@ from ._arrays import constant, count, float_array, needs_precision
 from ._control import in_turn
 from ._dual import centre, excess_mass, left_out, marginal_error
 from ._memory import check_memory
-from ._mesh import on_any_mesh
+from ._mesh import on_any_mesh, on_explicit_mesh
 from ._problem import EntropicProblem, PreparedProblem
 from ._reduction import is_allowed
 from ._results import is_invalid, raise_unless_successful, RESULTS
@@ -70,7 +70,8 @@ def solve(
         raise ValueError(
             f"`adjoint` must be an adjoint such as `ImplicitAdjoint()`, got {adjoint!r}."
         )
-    solution = _solve(
+    solve_there = _solve_on_mesh if on_explicit_mesh((problem, init)) else _solve
+    solution = solve_there(
         problem,
         solver,
         _checked_init(init, problem),
@@ -94,9 +95,7 @@ def _numbers_of(solution: Solution) -> str:
     )
 
 
-@eqx.filter_jit
-@on_any_mesh
-def _solve(
+def _solved(
     problem: EntropicProblem,
     solver: AbstractSolver,
     init: Potentials | None,
@@ -139,6 +138,10 @@ def _solve(
     potentials = potentials[0][:n], potentials[1][:m]
     given = given.at(epsilon)
     return Solution(problem.at(unit * epsilon), given, potentials, value, result, stats)
+
+
+_solve = eqx.filter_jit(_solved)
+_solve_on_mesh = eqx.filter_jit(on_any_mesh(_solved))
 
 
 def _attach(

@@ -72,16 +72,17 @@ def alike(tree: Tree) -> Tree:
     return eqx.combine(_vary(arrays, _axes_of(lambda: arrays)), rest)
 
 
-def as_constants(tree: Tree) -> tuple[Tree, Callable[[Tree], Tree]]:
+def as_constants(tree: Tree) -> tuple[Tree, Callable[[Any], Any] | None]:
     """The tree with arrays that do not vary for all that JAX knows, so that loops of others may
-    begin as constants; and what gives what was made of them its type back.
+    begin as constants; and what gives what was made of them its type back, or None where nothing
+    varies.
 
     What is made of them in between may not be differentiated, nor exchanged between devices.
     """
     arrays, rest = eqx.partition(tree, eqx.is_array)
     axes = _axes_of(lambda: arrays)
     if not axes:
-        return tree, lambda made: made
+        return tree, None
     forgetful = jax.tree.map(_forget_p.bind, lax.stop_gradient(arrays))
     return eqx.combine(forgetful, rest), lambda made: _vary(made, axes)
 

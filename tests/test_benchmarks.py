@@ -90,6 +90,7 @@ def test_contestants_solve_one_problem_and_their_potentials_are_read_alike(peers
     assert values == pytest.approx([values[0]] * 4, rel=1e-6)
 
 
+@pytest.mark.slow
 def test_the_passes_of_a_solve_are_counted(peers):
     """All that a solve makes of a geometry; what counts keeps the contract of a geometry."""
     *_, problems, _ = peers

@@ -48,7 +48,10 @@ def test_our_geometries_keep_it(engine, dtype):
     check_geometry(helpers.ENGINES[engine](x, y, otjax.SqEuclidean()))
 
 
-@pytest.mark.parametrize("cost", ["Euclidean", "callable", "learnable"])
+@pytest.mark.parametrize(
+    "cost",
+    ["Euclidean", *(pytest.param(c, marks=pytest.mark.slow) for c in ("callable", "learnable"))],
+)
 def test_engines_keep_it_for_costs_without_factors(cost):
     x, y = helpers.points()
     for engine in ("streamed", "naive"):

@@ -163,7 +163,8 @@ def test_a_point_without_an_allowed_partner_is_infeasible():
     np.testing.assert_allclose(absent.value, 1.0, rtol=1e-6)
 
 
-@pytest.mark.parametrize("dtype", [jnp.float64, pytest.param(jnp.float32, marks=pytest.mark.slow)])
+@pytest.mark.slow
+@pytest.mark.parametrize("dtype", [jnp.float64, jnp.float32])
 def test_mass_without_an_allowed_partner_vanishes_at_its_price(dtype):
     rng = np.random.default_rng(0)
     cost, u = 4 * rng.random((9, 8)), np.full(9, 0.1)

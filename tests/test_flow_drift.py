@@ -255,6 +255,7 @@ def test_particles_of_any_mass_flow_alike():
     assert run(tolerance=0.5).num_steps < run(tolerance=1e-3).num_steps
 
 
+@pytest.mark.slow
 def test_particles_reach_the_data():
     x, y = clouds()
     x = x - 2.0

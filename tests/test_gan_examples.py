@@ -83,6 +83,7 @@ def traces(monkeypatch) -> list[None]:
     return traces
 
 
+@pytest.mark.slow
 def test_image_gan_resumes_bitwise_and_compiles_its_step_once(scripts, tmp_path, traces, capsys):
     main = scripts["image_gan"].main
     whole = tiny_image_config(scripts, steps=4, output=tmp_path / "whole")

@@ -122,6 +122,7 @@ def assert_same(grid, matrix):
     jax.tree.map(lambda p, q: np.testing.assert_allclose(p, q, rtol=1e-6, atol=1e-8), grid, matrix)
 
 
+@pytest.mark.slow
 def test_a_solution_is_that_of_the_matrix():
     axes, other_axes, cost = (axis(0, 4), axis(1, 3)), (axis(2, 3), axis(3, 5)), otjax.SqEuclidean()
     inputs = axes, *helpers.masses(n=12, m=15, zeros=True), jnp.array(0.05)

@@ -495,7 +495,7 @@ def test_scalings_lower_to_cuda(n, m):
     assert program.count("xla.gpu.triton") == 1
 
 
-@pytest.mark.parametrize("d", [2, 12])
+@pytest.mark.parametrize("d", [2, pytest.param(12, marks=pytest.mark.slow)])
 def test_as_an_engine_it_solves_and_differentiates_as_the_held_matrix_does(d):
     x, y = helpers.points(d=d, dtype=jnp.float32)
     a, b = helpers.masses(zeros=True, dtype=jnp.float32)
@@ -549,6 +549,7 @@ def test_the_platform_chooses():
     assert lowered(choose, x.shape, y.shape, h.shape, ()).count("xla.gpu.triton") == 1
 
 
+@pytest.mark.slow
 def test_the_benchmark_runs(tmp_path):
     script = pathlib.Path(__file__).parents[1] / "benchmarks" / "pallas_kernels.py"
     output = tmp_path / "kernels.json"

@@ -123,7 +123,7 @@ def test_potential_in_the_plane(ax):
 
 def straight(t):
     x = jnp.array([[0.0, 0.0], [0.0, 1.0], [9.0, 9.0]])
-    return x + t * jnp.array([4.0, 0.0]), jnp.array([0.25, 0.75, 0.0])
+    return x + t * jnp.array([[4.0, 0.0]]), jnp.array([0.25, 0.75, 0.0])
 
 
 def test_geodesic_as_frames():

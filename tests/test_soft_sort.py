@@ -156,7 +156,7 @@ def test_segments():
     np.testing.assert_allclose(ranks[1, N // 2 :], soft_rank(x[N // 2 :]), rtol=1e-9)
 
 
-@pytest.mark.parametrize("epsilon", [0.1, 0.01])
+@pytest.mark.parametrize("epsilon", [pytest.param(0.1, marks=pytest.mark.slow), 0.01])
 def test_sums_and_ranges_in_single_precision(epsilon):
     n = 200
     x = numbers(5, n=n, dtype=jnp.float32)

@@ -11,7 +11,13 @@ import otjax
 
 
 SOLVER = otjax.Sinkhorn(tolerance=1e-12)
-CASES = [("SqEuclidean", 3), ("SqEuclidean", 10), ("Euclidean", 10), ("callable", 3)]
+CASES = [
+    ("SqEuclidean", 3),
+    *(
+        pytest.param(*case, marks=pytest.mark.slow)
+        for case in (("SqEuclidean", 10), ("Euclidean", 10), ("callable", 3))
+    ),
+]
 
 
 def _solve(x, y, a, b, epsilon, cost, engine) -> otjax.Solution:

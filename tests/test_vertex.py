@@ -163,6 +163,7 @@ def test_a_distance_in_single_precision_at_any_scale_and_order(scale):
         np.testing.assert_allclose(gradient, np.full((40, 2), -(0.5**0.5) / 40), rtol=1e-2)
 
 
+@pytest.mark.slow
 def test_histograms_have_the_distance_of_their_places():
     x, y = helpers.points(2)
     a, b = helpers.masses(2, zeros=True)

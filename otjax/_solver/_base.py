@@ -5,7 +5,7 @@ from typing import TypeAlias
 
 import equinox as eqx
 import jax.numpy as jnp
-from jaxtyping import Array, Float, Int
+from jaxtyping import Array, Bool, Float, Int
 
 from .._problem import PreparedProblem
 from .._results import RESULTS
@@ -80,3 +80,21 @@ def rounding_floor(epsilon: Float[Array, ""], size: Float[Array, ""]) -> Float[A
 def least_resolved_epsilon(size: Float[Array, ""]) -> Float[Array, ""]:
     """The least epsilon at which potentials of this size make a plan that means something."""
     return _RESOLUTION * jnp.finfo(size.dtype).eps * size
+
+
+def settled_at(
+    masses: Float[Array, " n"],
+    sums: Float[Array, " n"],
+    share: Float[Array, " n"],
+    tolerance: Float[Array, ""],
+) -> Bool[Array, ""]:
+    """Whether sums are about what they should be at points whose masses are too small to count."""
+    negligible = (masses > 0) & (masses < 1e-3 * tolerance / masses.shape[0] * jnp.sum(masses))
+    return ~jnp.any(negligible & ~(jnp.abs(sums - share) <= 0.1 * share))
+
+
+def in_range(row: Float[Array, " n"], column: Float[Array, " m"]) -> Bool[Array, ""]:
+    """Whether sums of a plan are such that their logarithms can be trusted."""
+    least = jnp.sqrt(jnp.finfo(row.dtype).tiny)
+    off = lambda sums: jnp.any(~((sums > least) & (sums < jnp.inf)))
+    return ~(off(row) | off(column))

@@ -18,10 +18,12 @@ from ._acceleration import AbstractAcceleration, Best
 from ._annealing import AbstractAnnealing
 from ._base import (
     AbstractSolver,
+    in_range,
     least_resolved_epsilon,
     Outcome,
     Potentials,
     rounding_floor,
+    settled_at,
     size_of,
     tolerance_or_default,
 )
@@ -33,6 +35,8 @@ from ._start import start
 # away four times as many mean that the acceleration goes round in circles: it begins anew.
 _PATIENCE = 50
 _MAX_STEPS = 5000
+# So many looks that do not confirm what an iteration says are enough, where rounding decides.
+_LOOKS = 5
 
 
 class _Round(eqx.Module):
@@ -49,6 +53,7 @@ class _Round(eqx.Module):
     marginals: tuple[Float[Array, " n"], Float[Array, " m"]]
     num_steps: Int[Array, ""]
     ending: Int[Array, ""]  # an `Ending`, of the round before
+    unconfirmed: Int[Array, ""]  # looks at the last epsilon that did not confirm what was reached
     done: Bool[Array, ""]
     result: RESULTS
 
@@ -103,6 +108,7 @@ class AbstractAbsorbedSolver(AbstractSolver):
             marginals=(problem.a, problem.b),
             num_steps=jnp.zeros((), jnp.int32),
             ending=jnp.asarray(Ending.REACHED, jnp.int32),
+            unconfirmed=jnp.zeros((), jnp.int32),
             done=no,
             result=RESULTS.successful,
         )
@@ -143,17 +149,16 @@ class AbstractAbsorbedSolver(AbstractSolver):
             epsilon > problem.epsilon, jnp.maximum(tolerance, 4 * floor), tolerance
         )
 
-        settled = _settled(problem.a, row, current.marginals[0].share(f), tolerance)
-        settled &= _settled(problem.b, column, current.marginals[1].share(g), tolerance)
+        settled = settled_at(problem.a, row, current.marginals[0].share(f), tolerance)
+        settled &= settled_at(problem.b, column, current.marginals[1].share(g), tolerance)
+        # What an iteration sees as reached below what rounding allows, no look may ever confirm.
+        reached = at_end & (state.ending == Ending.REACHED) & (num_steps > 0)
+        unconfirmed = state.unconfirmed + (reached & (error > tolerance)).astype(jnp.int32)
         # What this look tells; -1 is that there is something to do with this plan.
         seen = jnp.asarray(-1, jnp.int32)
         for holds, ending in (
-            # What an iteration sees as reached below what rounding allows, no look confirms.
-            (
-                at_end & (state.ending == Ending.REACHED) & (tolerance < floor) & (error < floor),
-                Ending.STALLED,
-            ),
-            (~_in_range(row, column), Ending.OUT_OF_RANGE),
+            ((unconfirmed >= _LOOKS) & (error < floor), Ending.STALLED),
+            (~in_range(row, column), Ending.OUT_OF_RANGE),
             (~step.fits(problem, row, column, floor), Ending.UNFIT),
             (at_end & (num_steps >= limit), Ending.EXHAUSTED),
             (state.look, state.ending),
@@ -195,6 +200,7 @@ class AbstractAbsorbedSolver(AbstractSolver):
             marginals=marginals,
             num_steps=inner.num_steps,
             ending=ending,
+            unconfirmed=unconfirmed,
             done=ends_now,
             result=verdict(ending, resolved=epsilon <= problem.epsilon),
         )
@@ -279,21 +285,3 @@ class _Iteration:
         ):
             ending = jnp.where(holds, reason, ending)
         return ending
-
-
-def _settled(
-    masses: Float[Array, " n"],
-    sums: Float[Array, " n"],
-    share: Float[Array, " n"],
-    tolerance: Float[Array, ""],
-) -> Bool[Array, ""]:
-    """Whether sums are about what they should be at points whose masses are too small to count."""
-    negligible = (masses > 0) & (masses < 1e-3 * tolerance / masses.shape[0] * jnp.sum(masses))
-    return ~jnp.any(negligible & ~(jnp.abs(sums - share) <= 0.1 * share))
-
-
-def _in_range(row: Float[Array, " n"], column: Float[Array, " m"]) -> Bool[Array, ""]:
-    """Whether sums of a plan are such that their logarithms can be trusted."""
-    least = jnp.sqrt(jnp.finfo(row.dtype).tiny)
-    off = lambda sums: jnp.any(~((sums > least) & (sums < jnp.inf)))
-    return ~(off(row) | off(column))
