@@ -93,7 +93,8 @@ def problem(seed: int, sizes: tuple[str, ...] = tuple(SIZES)) -> Problem:
     a, b = a.astype(dtype), b.astype(dtype)
     spread = _spread(_costs(support), a, b)
     epsilon = spread * 10 ** rng.uniform(-9, 7)
-    rho = tuple(np.asarray(spread * 10 ** rng.uniform(-2, 5), dtype) for _ in range(2))
+    penalty = lambda: np.asarray(spread * 10 ** rng.uniform(-2, 5), dtype)
+    rho = penalty(), penalty()
     return Problem(kind, support, a, b, np.asarray(epsilon, dtype), rho)
 
 
@@ -198,7 +199,7 @@ def faults(given: Problem, answer: Answer) -> list[str]:
     if result == otjax.RESULTS.infeasible and _may_be_infeasible(given, cost, a, b):
         return found
     rhos = _rhos(given)
-    epsilon = float(solution.problem.epsilon)
+    epsilon = float(solution.epsilon)
     f, g = (np.asarray(p, np.float64) for p in solution.potentials)
     if not (np.all(np.isfinite(f)) and np.all(np.isfinite(g)) and np.isfinite(epsilon)):
         return found
@@ -227,7 +228,8 @@ def faults(given: Problem, answer: Answer) -> list[str]:
 def _rhos(given: Problem) -> tuple[float, float]:
     free = {"balanced": (False, False), "semi-relaxed": (False, True), "unbalanced": (True, True)}
     pairs = zip(free[given.kind[1]], given.rho, strict=True)
-    return tuple(float(rho) if is_free else np.inf for is_free, rho in pairs)
+    first, second = (float(rho) if is_free else np.inf for is_free, rho in pairs)
+    return first, second
 
 
 def _may_be_infeasible(given: Problem, cost: np.ndarray, a: np.ndarray, b: np.ndarray) -> bool:
@@ -326,7 +328,7 @@ def _primal(cost, a, b, epsilon, rhos, plan) -> float:
 
 
 def main() -> int:
-    parser = argparse.ArgumentParser(description=__doc__.split("\n")[0])
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0] if __doc__ else None)
     parser.add_argument("--examples", type=int, default=1000)
     parser.add_argument("--seed", type=int, default=0, help="the first one")
     parser.add_argument("--sizes", nargs="+", choices=SIZES, default=list(SIZES))

@@ -147,7 +147,8 @@ def one(
         "peak_bytes": peak_memory() - before,
     }
     if potentials is not None and n <= _CHECKED:
-        result["error"] = marginal_error(x, y, *potentials, epsilon)
+        f, g = potentials
+        result["error"] = marginal_error(x, y, f, g, epsilon)
     return result
 
 

@@ -2,7 +2,7 @@
 
 import functools as ft
 from collections.abc import Callable
-from typing import NamedTuple, TypeAlias, TypeVar
+from typing import cast, NamedTuple, TypeAlias, TypeVar
 
 import equinox as eqx
 import equinox.internal as eqxi
@@ -92,4 +92,6 @@ def in_turn(
         out = on_their_devices(members, *eqx.partition(arrays, in_batched[0]))
         return out, jax.tree.map(lambda _: True, out)
 
-    return ft.partial(call, arrays) if restore is None else lambda: restore(call(arrays))
+    if restore is None:
+        return ft.partial(call, arrays)
+    return lambda: cast(Out, restore(call(arrays)))

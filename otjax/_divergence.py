@@ -103,7 +103,7 @@ def divergence(
 
     def itself(name, term, masses, side):
         if isinstance(term, Solution):
-            return _of_epsilon(term, cross.problem.epsilon)
+            return _of_epsilon(term, cross.epsilon)
         if not isinstance(term, AbstractGeometry):
             raise ValueError(
                 f"`{name}` must be a geometry or a `Solution`, got {type(term).__name__}."
@@ -113,7 +113,7 @@ def divergence(
                 f"`{name}` must be of shape {masses.shape * 2}, as `xy` is of shape {xy.shape}, "
                 f"got {term.shape}."
             )
-        return EntropicProblem(term, masses, masses, epsilon=cross.problem.epsilon, marginals=side)
+        return EntropicProblem(term, masses, masses, epsilon=cross.epsilon, marginals=side)
 
     terms = itself("xx", xx, problem.a, side_a), itself("yy", yy, problem.b, side_b)
     solve_one = lambda term, start: (
@@ -125,14 +125,14 @@ def divergence(
     value = cross.value - 0.5 * (solutions.xx.value + solutions.yy.value)
     if not cross.prepared.has_gauge:
         totals = [jnp.sum(valid_masses(masses)[0]) for masses in (problem.a, problem.b)]
-        value += 0.5 * cross.problem.epsilon * jnp.square(totals[0] - totals[1])
+        value += 0.5 * cross.epsilon * jnp.square(totals[0] - totals[1])
     # Rounding may take it below zero; its derivative is right there too.
     return value - lax.stop_gradient(jnp.minimum(value, 0)), solutions
 
 
 def _of_epsilon(given: Solution, epsilon: Float[Array, ""]) -> Solution:
     """A solution, which says so if it is one at another epsilon."""
-    same = jnp.abs(given.problem.epsilon / epsilon - 1) < 1e-4
+    same = jnp.abs(given.epsilon / epsilon - 1) < 1e-4
     result = RESULTS.where(same, given.result, RESULTS.other_epsilon)
     return eqx.tree_at(lambda solution: solution.result, given, result)
 

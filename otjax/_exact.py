@@ -1,6 +1,8 @@
 """Unregularised transport, with proof: a rough plan, then the cheapest vertex; or, where no matrix
 of costs is held, an epsilon that is lowered until the bounds of the cost meet."""
 
+from typing import cast
+
 import equinox as eqx
 import equinox.internal as eqxi
 import jax.numpy as jnp
@@ -217,8 +219,9 @@ def _solve_exact(problem: EntropicProblem, options: Options) -> ExactSolution:
         geometry, factor = prepared.geometry, jnp.ones_like(unit)
     pairs = sparse, factor, valid
     lower, upper = end.lower, end.upper
-    if sparse is not None:
-        exact = _cost_of_pairs(constant(geometry), *pairs)
+    if vertex is not None and sparse is not None:  # both or neither, of such a geometry
+        costs = cast(AbstractCostGeometry, constant(geometry))
+        exact = _cost_of_pairs(costs, sparse, factor, valid)
         known = by_vertex & vertex.feasible
         # The same distance apart: at the cost that the pairs have each for itself.
         lower = jnp.where(known, exact - (upper - lower), lower)

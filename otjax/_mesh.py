@@ -6,10 +6,11 @@ need to ask: the compiler lays out what comes between, as on a mesh of automatic
 
 import functools as ft
 from collections.abc import Callable
-from typing import ParamSpec, TypeVar
+from typing import cast, ParamSpec, TypeVar
 
 import equinox as eqx
 import jax
+import jax.core
 from jax.sharding import AbstractMesh, AxisType, NamedSharding, PartitionSpec
 from jaxtyping import Array, PyTree
 
@@ -49,7 +50,7 @@ def on_any_mesh(function: Callable[Arguments, Out]) -> Callable[Arguments, Out]:
 
         def call(arrays: PyTree[Array]) -> tuple[PyTree[Array], PyTree]:
             args, kwargs = eqx.combine(arrays, static)
-            return eqx.partition(function(*args, **kwargs), eqx.is_array)
+            return eqx.partition(cast(Callable[..., Out], function)(*args, **kwargs), eqx.is_array)
 
         rest = []
 

@@ -109,8 +109,11 @@ def narrow(
     if costs is None:
         return end, None, reached(end), jnp.array(False)
 
+    assert end.current is not None  # one problem was solved
+    g = end.current[1]
+
     def search() -> Vertex:
-        return cheapest_vertex(problem, costs, end.current[1], options.uniform)
+        return cheapest_vertex(problem, costs, g, options.uniform)
 
     if options.gap is None:
         needed, vertex = jnp.array(True), search()

@@ -65,11 +65,11 @@ class PreparedProblem(eqx.Module):
             self.b,
             self.a,
             self.epsilon,
-            self.marginals[::-1],
+            (self.marginals[1], self.marginals[0]),
             self.mean,
             self.least,
             self.unit,
-            self.lost[::-1],
+            (self.lost[1], self.lost[0]),
         )
 
     @property

@@ -8,6 +8,8 @@ $$\tilde P = \begin{pmatrix} P & u \\ v^T & w \end{pmatrix}, \qquad
   P 1 + u = a, \quad P^T 1 + v = b.$$
 """
 
+from typing import cast
+
 import equinox as eqx
 import jax
 import jax.numpy as jnp
@@ -133,7 +135,7 @@ def with_slack(
         price_a = price_b = jnp.zeros_like(share)
         corner = forbidden
         spare_a, spare_b = jnp.maximum(total_b - mass, 0), jnp.maximum(total_a - mass, 0)
-        first, second = problem.marginals
+        first, second = (cast(Partial, side) for side in problem.marginals)
         valid = first._valid & second._valid & (first.share_of_mass == second.share_of_mass)
         result = RESULTS.where(valid, result, RESULTS.invalid_share)
     else:

@@ -54,7 +54,8 @@ def solves_at_once(
     n, m = problem.geometry.matrix.shape[-2:]
     if not (isinstance(n, int) and isinstance(m, int)):
         return None
-    shape = tuple(max(16, 1 << (side - 1).bit_length()) for side in (n, m))
+    padded = lambda side: max(16, 1 << (side - 1).bit_length())
+    shape = padded(n), padded(m)
     if problem.geometry.dtype != jnp.float32 or math.prod(shape) > MOST_ENTRIES:
         return None
 

@@ -1,5 +1,7 @@
 """What a solve returns."""
 
+from typing import cast
+
 import equinox as eqx
 import jax.numpy as jnp
 from jaxtyping import Array, ArrayLike, Float, Int, PRNGKeyArray
@@ -37,7 +39,8 @@ class Stats(eqx.Module):
 class Solution(eqx.Module):
     r"""The solution of an entropic problem. Differentiable in everything that defines it.
 
-    - `problem`: the problem that was solved, whose `epsilon` is the number that was used.
+    - `problem`: the problem that was solved, whose `epsilon` is the number that was used, never
+      `Relative`.
     - `prepared`: the same as the solver saw it, in its own unit, with the matrix of costs where one
       is held: plan, marginals and cost are made of it.
     - `potentials`: $(f, g)$, shapes (n,) and (m,), in the unit of the cost. Balanced problems
@@ -53,6 +56,11 @@ class Solution(eqx.Module):
     value: Float[Array, ""]
     result: RESULTS
     stats: Stats
+
+    @property
+    def epsilon(self) -> Float[Array, ""]:
+        """The number that was used, that of `problem`."""
+        return cast(Array, self.problem.epsilon)
 
     @property
     @eqx.filter_jit
@@ -123,7 +131,7 @@ class Solution(eqx.Module):
         **Raises:** `ValueError` unless the geometry is one of points, such as `PointCloud`.
         """
         new, problem = self._seen_from(x), self.prepared
-        y = self.problem.geometry.y
+        y = cast(AbstractPointGeometry, self.problem.geometry).y
         y = jnp.where((problem.b > 0)[:, None] & jnp.isfinite(y), y, 0)
         return conditional(new, self._potentials[1], problem.b, problem.epsilon, y)[1]
 
@@ -207,8 +215,7 @@ class Solution(eqx.Module):
                 "The map is the gradient of a convex function for the cost `SqEuclidean()` only, "
                 f"got {self._cost!r}; use `solution.transport`."
             )
-        epsilon = self.problem.epsilon
-        return ConvexMap(y, self.potentials[1], self.prepared.b, epsilon=epsilon)
+        return ConvexMap(y, self.potentials[1], self.prepared.b, epsilon=self.epsilon)
 
     @property
     def _points(self) -> tuple[Float[Array, "n d"], Float[Array, "m d"]]:

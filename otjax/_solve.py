@@ -91,7 +91,7 @@ def _numbers_of(solution: Solution) -> str:
     return (
         f"(It made {int(stats.num_steps)} steps in {solution.value.dtype}, and left a marginal "
         f"error of {float(stats.marginal_error):.2g} at an `epsilon` of "
-        f"{float(solution.problem.epsilon):.4g}.)"
+        f"{float(solution.epsilon):.4g}.)"
     )
 
 

@@ -1,6 +1,6 @@
 """The Wasserstein distance, as a loss."""
 
-from typing import Literal, overload
+from typing import cast, Literal, overload
 
 import equinox as eqx
 import jax.lax as lax
@@ -106,7 +106,7 @@ def _wasserstein(
     if isinstance(geometry, CostMatrix):
         own = CostMatrix(power * geometry.matrix)
     else:
-        own = _geometry(x, y, p)
+        own = _geometry(cast(ArrayLike, x), y, p)
     return distance, eqx.tree_at(
         lambda s: (s.value, s.lower, s.upper, s.potentials, s.geometry),
         solution,

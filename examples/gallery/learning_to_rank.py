@@ -63,9 +63,10 @@ print(
     f"Spearman correlation: {before:.2f} before, {after:.3f} after, {best:.3f} by the true weights"
 )
 
-ax = Figure(figsize=(4.5, 3.2), layout="tight").subplots()
+figure = Figure(figsize=(4.5, 3.2), layout="tight")
+ax = figure.subplots()
 ax.plot(curve, label="soft ranks, in training")
 ax.axhline(after, color="0.3", linestyle=":", label="hard ranks, after")
 ax.set(xlabel="step", ylabel="Spearman correlation")
 ax.legend()
-ax.figure.savefig("learning_to_rank.png", dpi=80)
+figure.savefig("learning_to_rank.png", dpi=80)

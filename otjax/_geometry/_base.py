@@ -119,6 +119,11 @@ class AbstractPointGeometry(AbstractGeometry):
 
     y: eqx.AbstractVar[Float[Array, "m d"]]
 
+    @property
+    @abc.abstractmethod
+    def T(self) -> "AbstractPointGeometry":
+        """The same geometry with the two sides exchanged."""
+
     @abc.abstractmethod
     def seen_from(
         self, x: Float[Array, "k d"], b: Float[Array, " m"], unit: Float[Array, ""]
@@ -132,6 +137,12 @@ class AbstractCloud(AbstractPointGeometry):
 
     x: eqx.AbstractVar[Float[Array, "n d"]]
     cost: eqx.AbstractVar[GroundCost]
+
+    @abc.abstractmethod
+    def seen_from(
+        self, x: Float[Array, "k d"], b: Float[Array, " m"], unit: Float[Array, ""]
+    ) -> "AbstractCloud":
+        """As of any geometry between points, with the cost of two points in that unit."""
 
 
 class AbstractCostGeometry(AbstractGeometry):

@@ -1,6 +1,7 @@
 """A geometry given by its cost matrix; also what points become whose matrix is held."""
 
 from functools import partial
+from typing import cast
 
 import equinox as eqx
 import jax
@@ -115,6 +116,11 @@ class CostMatrix(AbstractCostGeometry):
     ) -> "DensePlan":
         scores = over(f[:, None] + g[None, :] - self.matrix, epsilon)
         return DensePlan(jnp.exp(scores.astype(dtype or scores.dtype)), transposed=False)
+
+
+def matrix_of(prepared: Prepared) -> Float[Array, "n m"]:
+    """The matrix of what `CostMatrix.prepare`, `held` or `held_finite` prepared."""
+    return cast(CostMatrix, prepared.geometry).matrix
 
 
 def _share_of(

@@ -3,7 +3,7 @@
 from jaxtyping import Array, Float
 
 from ._base import AbstractSpatialGeometry, Coarse, Prepared
-from ._cost_matrix import CostMatrix
+from ._cost_matrix import CostMatrix, matrix_of
 
 
 class HeldCloud(CostMatrix, AbstractSpatialGeometry):
@@ -17,7 +17,7 @@ class HeldCloud(CostMatrix, AbstractSpatialGeometry):
 
     def prepare(self, a: Float[Array, " n"], b: Float[Array, " m"]) -> Prepared:
         prepared = CostMatrix.prepare(self, a, b)
-        return prepared._replace(geometry=HeldCloud(prepared.geometry.matrix, self.cloud))
+        return prepared._replace(geometry=HeldCloud(matrix_of(prepared), self.cloud))
 
     def coarsened(self, a: Float[Array, " n"], b: Float[Array, " m"], cells: int) -> Coarse:
         return self.cloud.coarsened(a, b, cells)

@@ -33,7 +33,7 @@ from ._base import (
     Prepared,
 )
 from ._cells import cells_of, centres
-from ._cost_matrix import CostMatrix, held, held_finite
+from ._cost_matrix import CostMatrix, held, held_finite, matrix_of
 from ._held_cloud import HeldCloud
 from ._look import extent, look_at_rows, share_of_allowed, unit_of
 from ._recomputed_plan import RecomputedPlan
@@ -127,7 +127,7 @@ class PointCloud(AbstractCloud, AbstractCostGeometry, AbstractSpatialGeometry):
             hold = held_finite if pairs.are_finite else held
             prepared = hold(pairs.matrix(), a, b)
             prepared = prepared._replace(
-                geometry=_with_cells(x, y, self.cost, prepared.geometry),
+                geometry=_with_cells(x, y, self.cost, matrix_of(prepared)),
                 finite=finite & prepared.finite,
             )
         else:
@@ -146,9 +146,9 @@ class PointCloud(AbstractCloud, AbstractCostGeometry, AbstractSpatialGeometry):
         cost = _closed(self.cost, x, y)
         if self._engine.holds:
             prepared = CostMatrix(pairwise(cost, x, y)).prepare(a, b)
-            costs = _Costs(1 / prepared.unit, cost)
+            costs = _Costs(1 / jnp.asarray(prepared.unit, self.dtype), cost)
             return prepared._replace(
-                geometry=_with_cells(x, y, costs, prepared.geometry),
+                geometry=_with_cells(x, y, costs, matrix_of(prepared)),
                 finite=finite & prepared.finite,
             )
         pairs = constant(Pairs(x, y, cost))
@@ -238,10 +238,10 @@ class PointCloud(AbstractCloud, AbstractCostGeometry, AbstractSpatialGeometry):
 
 
 def _with_cells(
-    x: Float[Array, "n d"], y: Float[Array, "m d"], cost: GroundCost, held: CostMatrix
+    x: Float[Array, "n d"], y: Float[Array, "m d"], cost: GroundCost, matrix: Float[Array, "n m"]
 ) -> HeldCloud:
     x, y, cost = constant((x, y, cost))
-    return HeldCloud(held.matrix, PointCloud(x, y, cost=cost))
+    return HeldCloud(matrix, PointCloud(x, y, cost=cost))
 
 
 def _usable(

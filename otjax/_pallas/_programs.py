@@ -35,11 +35,11 @@ class Programs:
         - `function`: of arrays, to a tree of them.
         - `args`: of one member, or their shapes and dtypes.
         """
-        function, outs = jax.make_jaxpr(function, return_shape=True)(*args)
+        traced, outs = jax.make_jaxpr(function, return_shape=True)(*args)
         ins = tuple(jax.ShapeDtypeStruct(arg.shape, arg.dtype) for arg in args)
-        if unknown(function.jaxpr) or any(jnp.size(const) > 1 for const in function.consts):
+        if unknown(traced.jaxpr) or any(jnp.size(const) > 1 for const in traced.consts):
             return None
-        return cls(function, ins, outs)
+        return cls(traced, ins, outs)
 
     def __call__(
         self, count: int, *args: Array, batched: tuple[bool, ...], warps: int, interpret: bool

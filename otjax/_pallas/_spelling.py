@@ -1,9 +1,10 @@
 """Functions spelled in the operations that Triton has, for what it has under another name."""
 
 from collections.abc import Callable, Iterator, Sequence
-from typing import Any
+from typing import Any, cast
 
 import jax
+import jax.core
 import jax.lax as lax
 import jax.numpy as jnp
 from jax.extend.core import ClosedJaxpr, Jaxpr, Literal
@@ -24,7 +25,9 @@ def spell(closed: ClosedJaxpr, args: Sequence[Any]) -> list[Any]:
 
     def read(var):
         # With its own dtype, or Triton would give it that of what it meets, a condition's as well.
-        return var.aval.dtype.type(var.val) if isinstance(var, Literal) else values[var]
+        if not isinstance(var, Literal):
+            return values[var]
+        return cast(jax.core.ShapedArray, var.aval).dtype.type(var.val)
 
     values.update(zip(jaxpr.constvars, closed.consts, strict=True))
     values.update(zip(jaxpr.invars, args, strict=True))
@@ -45,7 +48,8 @@ def unknown(jaxpr: Jaxpr) -> set[str]:
     found = set()
     for equation in jaxpr.eqns:
         name = equation.primitive.name
-        sizes = [size for var in equation.outvars for size in var.aval.shape]
+        arrays = [cast(jax.core.ShapedArray, var.aval) for var in equation.outvars]
+        sizes = [size for array in arrays for size in array.shape]
         if (
             (name not in _KNOWN and name not in _SPELLINGS)
             or (name in _ONLY and not _ONLY[name](equation))
@@ -66,7 +70,7 @@ def _inner(params: dict[str, Any]) -> Iterator[Jaxpr]:
 
 
 def _call(*args, **params) -> list[Any]:
-    closed = params.get("jaxpr", params.get("call_jaxpr"))
+    closed = params["jaxpr"] if "jaxpr" in params else params["call_jaxpr"]
     closed = closed if isinstance(closed, ClosedJaxpr) else ClosedJaxpr(closed, ())
     return spell(closed, args)
 

@@ -1,5 +1,7 @@
 """The history of Anderson's extrapolation where every operation costs a launch: on accelerators."""
 
+from typing import cast
+
 import equinox as eqx
 import jax.lax as lax
 import jax.numpy as jnp
@@ -62,14 +64,15 @@ class Window(eqx.Module):
             [jnp.where(used[i] & used[j], product, 0) for j, product in enumerate(of_row)]
             for i, of_row in enumerate(self.products)
         ]
-        ridge = 8 * finfo.eps * sum(gram[i][i] for i in range(memory)) + finfo.tiny
+        diagonal = sum(gram[i][i] for i in range(memory))
+        ridge = cast(Array, 8 * finfo.eps * diagonal + finfo.tiny)
         for i in range(memory):
             gram[i][i] = gram[i][i] + jnp.where(used[i], ridge, 1)
         solved = _solved(gram, [one.astype(ridge.dtype) for one in used], ridge)
         total = jnp.where(self.count > 0, sum(solved), 1)
         rows = jnp.arange(self.images.shape[0], dtype=jnp.int32)
         coefficients = sum(jnp.where(rows == i, one / total, 0) for i, one in enumerate(solved))
-        return jnp.sum(coefficients[:, None] * self.images, axis=0)
+        return jnp.sum(cast(Array, coefficients)[:, None] * self.images, axis=0)
 
 
 def _solved(

@@ -164,7 +164,7 @@ class Minibatch(AbstractCoupling):
         problem = EntropicProblem(CostMatrix(penalised), epsilon=epsilon)
         solution = solve(problem, self.solver, throw=False)
         f, g = solution.potentials
-        used = jnp.asarray(solution.problem.epsilon)
+        used = solution.epsilon
         log_density = (f[:, None] + g[None, :] - penalised) / used
         i, j, law = self.draw(key, log_density, num_pairs)
         column = jnp.mean(law, axis=0)

@@ -66,7 +66,7 @@ class Semidiscrete(AbstractCoupling):
             self.result = potential.result
             masses = potential.prepared.b if masses is None else masses
             # A number, that was used; `prepared` has it in a unit of its own.
-            epsilon = jnp.asarray(potential.problem.epsilon) if epsilon is None else epsilon
+            epsilon = potential.epsilon if epsilon is None else epsilon
             geometry = potential.problem.geometry
             if cost is None and isinstance(geometry, AbstractCloud):
                 cost = geometry.cost

@@ -61,7 +61,7 @@ def plan_lines(
     drawn = (matrix > 0) & (matrix >= share * matrix.max())
     i, j = np.nonzero(drawn)
     lines = LineCollection(
-        np.stack([x[i], y[j]], axis=1),
+        list(np.stack([x[i], y[j]], axis=1)),
         colors="0.3",
         alpha=matrix[i, j] / matrix.max() if i.size else None,
         linewidths=0.8,
@@ -111,7 +111,7 @@ def marginals(
 
 def _matrix(solution: object) -> np.ndarray:
     plan = getattr(solution, "plan", None)
-    if not hasattr(plan, "as_matrix"):
+    if plan is None or not hasattr(plan, "as_matrix"):
         raise ValueError(
             "`solution` must have a `plan`, such as what `otjax.solve` returns, got "
             f"{type(solution).__name__}."
