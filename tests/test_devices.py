@@ -32,22 +32,6 @@ def test_eight_devices(case):
     run(case)
 
 
-@pytest.mark.slow
-@pytest.mark.parametrize("engine", [otjax.Dense(), otjax.Streamed(8)])
-def test_export_for_any_size(engine, jax_as_users_have_it, unchecked):
-    def value(x, y):
-        problem = otjax.EntropicProblem(otjax.PointCloud(x, y, engine=engine))
-        return otjax.solve(problem, throw=False).value
-
-    n, m = jax.export.symbolic_shape("n,m")
-    shapes = (jax.ShapeDtypeStruct((size, 2), jnp.float32) for size in (n, m))
-    exported = jax.export.export(jax.jit(value))(*shapes)
-    for sizes in ((30, 20), (7, 11)):
-        rng = np.random.default_rng(0)
-        x, y = (rng.normal(size=(size, 2)).astype(np.float32) for size in sizes)
-        np.testing.assert_allclose(exported.call(x, y), value(x, y), rtol=1e-4)
-
-
 def test_rows_by_shares(monkeypatch):
     """Blocks of rows that several devices may share are those of one device."""
     x, y = (np.random.default_rng(k).normal(size=(n, 2)) for k, n in enumerate((20, 11)))
