@@ -138,7 +138,6 @@ def test_a_solution_is_that_of_the_matrix():
 @pytest.mark.parametrize(
     "sizes, cost, marginals",
     [
-        ((4, 3), otjax.SqEuclidean(), "balanced"),
         ((9,), asymmetric, "unbalanced"),
         ((3, 2, 3), otjax.Euclidean(), "unbalanced first"),
     ],
