@@ -96,6 +96,7 @@ def test_in_space_products_cost_the_sum_of_their_factors():
         assert all(leaf.dtype == dtype for leaf in floats)
 
 
+@pytest.mark.slow
 def test_walls_are_gone_around():
     # A grid of two rows of which one is closed is a line.
     a, b = bump([0.3]), bump([0.7])

@@ -530,6 +530,7 @@ def test_as_an_engine_it_says_which_costs_it_knows():
         otjax.solve(otjax.EntropicProblem(cloud, epsilon=1.0))
 
 
+@pytest.mark.slow
 def test_elsewhere_the_engine_goes_by_xla():
     # No kernel runs on this device, nor in double precision.
     for dtype in (jnp.float32, jnp.float64):

@@ -52,6 +52,7 @@ def test_the_mean_over_directions_is_taken():
     assert otjax.random_directions(KEY, 2, 3, jnp.float32).dtype == jnp.float32
 
 
+@pytest.mark.slow
 def test_derivatives_are_those_of_differences():
     x, y, a, b = clouds(1, zeros=True)
     rng = np.random.default_rng(0)
