@@ -108,9 +108,9 @@ def of_otjax(problem: Images) -> tuple[Run, Read]:
 
 def of_ott(lse_mode: bool) -> Callable[[Images], tuple[Run, Read]]:
     def make(problem: Images) -> tuple[Run, Read]:
-        from ott.geometry import grid
-        from ott.problems.linear import linear_problem
-        from ott.solvers.linear import sinkhorn
+        from ott.geometry import grid  # pyright: ignore[reportMissingImports]
+        from ott.problems.linear import linear_problem  # pyright: ignore[reportMissingImports]
+        from ott.solvers.linear import sinkhorn  # pyright: ignore[reportMissingImports]
 
         t, shape = jnp.asarray(problem.t), problem.a.shape
         a, b = jnp.asarray(problem.a.ravel()), jnp.asarray(problem.b.ravel())
@@ -140,8 +140,8 @@ def of_ott(lse_mode: bool) -> Callable[[Images], tuple[Run, Read]]:
 
 
 def of_geomloss(problem: Images) -> tuple[Run, Read]:
-    import torch
-    from geomloss._legacy.sinkhorn_images import sinkhorn_divergence
+    import torch  # pyright: ignore[reportMissingImports]
+    from geomloss._legacy.sinkhorn_images import sinkhorn_divergence  # pyright: ignore[reportMissingImports]
 
     # Its cost is half the squared distance, and its epsilon the blur to the power of two.
     blur = float(np.sqrt(problem.epsilon / 2))

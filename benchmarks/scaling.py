@@ -67,9 +67,9 @@ def of_otjax(x, y, epsilon: float, tolerance: float, coarse: bool) -> tuple[Solv
 
 
 def of_ott(x, y, epsilon: float, tolerance: float) -> tuple[Solve, Solve]:
-    from ott.geometry import pointcloud
-    from ott.problems.linear import linear_problem
-    from ott.solvers.linear import sinkhorn
+    from ott.geometry import pointcloud  # pyright: ignore[reportMissingImports]
+    from ott.problems.linear import linear_problem  # pyright: ignore[reportMissingImports]
+    from ott.solvers.linear import sinkhorn  # pyright: ignore[reportMissingImports]
 
     solver = sinkhorn.Sinkhorn(threshold=tolerance, max_iterations=20_000)
     shift = epsilon * np.log(len(x))
@@ -85,8 +85,8 @@ def of_ott(x, y, epsilon: float, tolerance: float) -> tuple[Solve, Solve]:
 
 
 def of_geomloss(x, y, epsilon: float) -> tuple[Solve, Solve]:
-    import geomloss
-    import torch
+    import geomloss  # pyright: ignore[reportMissingImports]
+    import torch  # pyright: ignore[reportMissingImports]
 
     device = "cuda" if torch.cuda.is_available() else "cpu"
     x, y = (torch.tensor(points, device=device) for points in (x, y))
