@@ -154,8 +154,13 @@ def certify(solution: Solution) -> Certificate:
         )
     prepared = solution.prepared
     needs_precision(prepared.a.dtype, "`solution`")
-    f, g = (potential / prepared.unit for potential in solution.potentials)
-    return _certify(prepared, f, g, solution.result, may_forbid(solution.problem.geometry))
+    return _certify(
+        prepared,
+        *solution.inner,
+        solution.constant,
+        solution.result,
+        may_forbid(solution.problem.geometry),
+    )
 
 
 @eqx.filter_jit
@@ -164,6 +169,7 @@ def _certify(
     prepared: PreparedProblem,
     f: Float[Array, " n"],
     g: Float[Array, " m"],
+    constant_cost: Float[Array, ""],
     result: RESULTS,
     searched: bool,
 ) -> Certificate:
@@ -182,10 +188,11 @@ def _certify(
         plan = rounded.operator(share) + vertex.plan
     # Of a problem with invalid numbers nothing is known.
     valid = ~is_invalid(result)
+    shared, half = constant_cost * jnp.sum(prepared.a), 0.5 * constant_cost
     return Certificate(
-        lower=jnp.where(valid, prepared.unit * lower, -jnp.inf),
-        upper=jnp.where(valid, prepared.unit * cost, jnp.inf),
-        potentials=(prepared.unit * f, prepared.unit * g),
+        lower=jnp.where(valid, prepared.unit * lower + shared, -jnp.inf),
+        upper=jnp.where(valid, prepared.unit * cost + shared, jnp.inf),
+        potentials=(prepared.unit * f + half, prepared.unit * g + half),
         plan=plan,
     )
 

@@ -80,7 +80,7 @@ class PreparedProblem(eqx.Module):
     @property
     def has_gauge(self) -> bool:
         """Whether $(f + c, g - c)$ solves the dual as well as $(f, g)$."""
-        return _has_gauge(self.marginals)
+        return all(isinstance(side, Balanced) for side in self.marginals)
 
     def at(self, epsilon: Float[Array, ""]) -> "PreparedProblem":
         """The same problem at another `epsilon`."""
@@ -152,6 +152,11 @@ class EntropicProblem(eqx.Module):
         self.marginals = _constraint(pair[0]), _constraint(pair[1])
 
     @property
+    def has_gauge(self) -> bool:
+        """Whether $(f + c, g - c)$ solves the dual as well as $(f, g)$."""
+        return all(isinstance(side, Balanced) for side in self.marginals)
+
+    @property
     def T(self) -> "EntropicProblem":
         """The same problem with the two measures exchanged."""
         (side_a, side_b), transposed = self.marginals, self.geometry.T
@@ -171,7 +176,7 @@ class EntropicProblem(eqx.Module):
         b, b_valid = valid_masses(self.b)
         sides, rho_valid = zip(*(side.prepare() for side in self.marginals), strict=True)
         same_total = jnp.array(True)
-        if _has_gauge(self.marginals):
+        if self.has_gauge:
             # Totals that agree up to rounding are made to agree, or no plan could be exact.
             ratio = lax.stop_gradient(jnp.sum(a) / jnp.sum(b))
             same_total = jnp.abs(ratio - 1) <= (1e-4 if a.dtype == jnp.float32 else 1e-6)
@@ -184,7 +189,7 @@ class EntropicProblem(eqx.Module):
         least = jnp.where(jnp.isfinite(least), least, mean)
         for side, mass in zip(sides, lost, strict=True):
             feasible &= ~((mass > 0) & (side.softness() == 0))
-        if _has_gauge(self.marginals):
+        if self.has_gauge:
             alone = (lost[0] > 0) | (lost[1] > 0)
             b = b * lax.stop_gradient(jnp.where(alone, jnp.sum(a) / jnp.sum(b), 1))
         epsilon, epsilon_valid = self._epsilon_in(unit, mean - least)
@@ -236,10 +241,6 @@ def _without_the_alone(
         jnp.sum(jnp.where(partners.columns, 0, b)),
     )
     return jnp.where(partners.rows, a, 0), jnp.where(partners.columns, b, 0), lost
-
-
-def _has_gauge(marginals: tuple[AbstractMarginal, AbstractMarginal]) -> bool:
-    return all(isinstance(side, Balanced) for side in marginals)
 
 
 def _masses(masses: ArrayLike | None, name: str, size: int, dtype: jnp.dtype) -> Float[Array, " n"]:

@@ -43,6 +43,8 @@ class Solution(eqx.Module):
       `Relative`.
     - `prepared`: the same as the solver saw it, in its own unit, with the matrix of costs where one
       is held: plan, marginals and cost are made of it.
+    - `inner`: the potentials of `prepared`, in its unit.
+    - `constant`: what `prepared` is without: a large number that all costs of a matrix share.
     - `potentials`: $(f, g)$, shapes (n,) and (m,), in the unit of the cost. Balanced problems
       leave a constant open; it is chosen such that both have the same mean under the masses.
     - `value`: the optimum of the regularised objective, through its dual.
@@ -52,6 +54,8 @@ class Solution(eqx.Module):
 
     problem: EntropicProblem
     prepared: PreparedProblem
+    inner: tuple[Float[Array, " n"], Float[Array, " m"]]
+    constant: Float[Array, ""]
     potentials: tuple[Float[Array, " n"], Float[Array, " m"]]
     value: Float[Array, ""]
     result: RESULTS
@@ -80,21 +84,26 @@ class Solution(eqx.Module):
     def value_linear(self) -> Float[Array, ""]:
         r"""The transport cost of the plan, $\langle P, C \rangle$."""
         problem = self.prepared
-        return times_unit(_cost_of_plan, problem.unit, problem, *self._potentials)
+        level = times_unit(_cost_of_plan, problem.unit, problem, *self._potentials)
+        return level + self.constant * jnp.sum(problem.a)
 
     @property
     def _potentials(self) -> tuple[Float[Array, " n"], Float[Array, " m"]]:
-        """In the unit of the problem as it was prepared."""
-        f, g = self.potentials
-        needs_precision(f.dtype, "This solution")
-        return f / self.prepared.unit, g / self.prepared.unit
+        needs_precision(self.value.dtype, "This solution")
+        return self.inner
 
     @property
     def T(self) -> "Solution":
         """The same solution with the two measures exchanged: `T.transport` is the inverse map."""
-        f, g = self.potentials
         return Solution(
-            self.problem.T, self.prepared.T, (g, f), self.value, self.result, self.stats
+            self.problem.T,
+            self.prepared.T,
+            self.inner[::-1],
+            self.constant,
+            self.potentials[::-1],
+            self.value,
+            self.result,
+            self.stats,
         )
 
     @eqx.filter_jit

@@ -9,6 +9,7 @@ from ._adjoint import AbstractAdjoint, envelope, ImplicitAdjoint
 from ._arrays import constant, count, float_array, needs_precision
 from ._control import in_turn
 from ._dual import centre, excess_mass, left_out, marginal_error
+from ._level import without_constant
 from ._memory import check_memory
 from ._mesh import on_any_mesh, on_explicit_mesh
 from ._problem import EntropicProblem, PreparedProblem
@@ -102,16 +103,17 @@ def _solved(
     adjoint: AbstractAdjoint,
     max_steps: Int[Array, ""] | None,
 ) -> Solution:
-    given, validity = problem.prepare()
+    level, constant_cost = without_constant(problem)
+    given, validity = level.prepare()
     # Mass that may be left is that of one more point on each side.
     prepared, slack_validity = with_slack(problem, given)
     if prepared is not given and init is not None:
         init = jnp.pad(init[0], (0, 1)), jnp.pad(init[1], (0, 1))
     # Nothing is differentiated through the iterations of a solver.
-    # In the problem's unit, and back at the end.
-    unit = prepared.unit
+    # In the problem's unit and without a constant of its costs, and back at the end.
+    unit, half = prepared.unit, 0.5 * constant_cost
     fixed = constant(prepared)
-    init = jax.tree.map(lambda potential: potential / fixed.unit, constant(init))
+    init = jax.tree.map(lambda potential: (potential - half) / fixed.unit, constant(init))
     outcome = in_turn(type(solver).run, solver, fixed, init, max_steps, at_once=solves_at_once)()
     # The problem's own, or the least that is resolved; then there is nothing to differentiate.
     epsilon = jnp.where(outcome.epsilon > fixed.epsilon, outcome.epsilon, prepared.epsilon)
@@ -135,9 +137,19 @@ def _solved(
     stats = Stats(outcome.num_steps, error)
     # Without the points of what is left.
     n, m = problem.geometry.shape
-    potentials = potentials[0][:n], potentials[1][:m]
-    given = given.at(epsilon)
-    return Solution(problem.at(unit * epsilon), given, potentials, value, result, stats)
+    inner = f[:n], g[:m]
+    potentials = potentials[0][:n] + half, potentials[1][:m] + half
+    value += half * (jnp.sum(given.a) + jnp.sum(given.b))
+    return Solution(
+        problem.at(unit * epsilon),
+        given.at(epsilon),
+        inner,
+        constant_cost,
+        potentials,
+        value,
+        result,
+        stats,
+    )
 
 
 _solve = eqx.filter_jit(_solved)

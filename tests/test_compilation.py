@@ -126,3 +126,33 @@ def test_import_adds_little_to_equinox() -> None:
     added = modules("otjax") - modules("equinox")
     assert "otjax" in added and "lineax" in added
     assert not added & {"matplotlib", "sklearn", "ot", "scipy", "pandas", "torch"}
+
+
+def _streamed(x, y):
+    streamed = otjax.PointCloud(x, y, engine=otjax.Streamed())
+    solution = otjax.solve(otjax.EntropicProblem(streamed, epsilon=0.1), throw=False)
+    return solution.value, solution.potentials, solution.stats.num_steps
+
+
+@pytest.mark.parametrize(
+    "function",
+    [
+        pytest.param(
+            jax.value_and_grad(otjax.sinkhorn_divergence, argnums=(0, 1)),
+            marks=pytest.mark.slow,
+            id="divergence and gradient",
+        ),
+        pytest.param(_streamed, id="streamed"),
+    ],
+)
+def test_a_program_may_be_exported_for_any_number_of_points(function, unchecked):
+    sizes = jax.export.symbolic_shape("n,m")
+    points = (jax.ShapeDtypeStruct((size, 2), "float32") for size in sizes)
+    program = jax.export.export(jax.jit(function))(*points)
+    for n, m in ((12, 7), (1, 5)):
+        rng = np.random.default_rng(n)
+        x, y = (jnp.asarray(rng.normal(size=(size, 2)), jnp.float32) for size in (n, m))
+        for out, expected in zip(
+            jax.tree.leaves(program.call(x, y)), jax.tree.leaves(function(x, y)), strict=True
+        ):
+            np.testing.assert_allclose(out, expected, rtol=1e-3, atol=1e-3)

@@ -143,6 +143,44 @@ def test_a_constant_in_the_costs_changes_the_value_by_itself():
         np.testing.assert_allclose(shifted.value_linear - shift, plain.value_linear, atol=noise)
 
 
+@pytest.mark.parametrize("shift", [3e3, -1e5, 1e6])
+def test_a_constant_in_the_costs_takes_no_digits_of_the_plan(shift):
+    x, y = _clouds(jnp.float32)
+    moved = helpers.cost_matrix(x, y, otjax.SqEuclidean()) + jnp.float32(shift)
+    a = jnp.where(jnp.arange(len(x)) < 2, 0.0, 1.0)
+    problem = lambda cost: otjax.EntropicProblem(
+        otjax.CostMatrix(cost.at[:2].set(7.0)), a / jnp.sum(a), epsilon=0.1
+    )
+    level = otjax.solve(problem(moved - shift))  # exactly
+    for turned in (False, True):
+        solution = otjax.solve(problem(moved).T if turned else problem(moved))
+        solution = solution.T if turned else solution
+        assert solution.result == RESULTS.successful
+        plan, expected = solution.plan.as_matrix(), level.plan.as_matrix()
+        np.testing.assert_allclose(plan, expected, atol=5e-5)
+        unit = 4e-7 * abs(shift)
+        np.testing.assert_allclose(solution.value - shift, level.value, atol=unit + 1e-5)
+        np.testing.assert_allclose(
+            solution.value_linear - shift, level.value_linear, atol=unit + 1e-5
+        )
+        f, g = (p[p != 0] for p in solution.potentials)
+        np.testing.assert_allclose(f[2:].mean() + g.mean(), shift, atol=10)
+        bounds, tight = otjax.certify(solution), otjax.certify(level)
+        for name in ("lower", "upper"):
+            np.testing.assert_allclose(
+                getattr(bounds, name) - shift, getattr(tight, name), atol=unit + 1e-5
+            )
+    if abs(shift) <= 1e5:  # what was found is a start, as far as it has digits
+        again = otjax.solve(problem(moved), init=solution.potentials)
+        assert again.stats.num_steps < level.stats.num_steps
+    gradient = jax.grad(lambda cost: otjax.solve(problem(cost)).value)(moved)
+    np.testing.assert_allclose(gradient, level.plan.as_matrix(), atol=5e-5)
+    f = jax.grad(lambda a: otjax.solve(eqx.tree_at(lambda p: p.a, problem(moved), a)).value)(
+        a / jnp.sum(a)
+    )
+    np.testing.assert_allclose(f[2:], otjax.solve(problem(moved)).potentials[0][2:], rtol=1e-6)
+
+
 def test_costs_that_are_all_equal_take_any_epsilon():
     solution = otjax.solve(otjax.EntropicProblem(otjax.CostMatrix(jnp.full((4, 5), -3.0))))
     assert solution.problem.epsilon == 1
