@@ -214,7 +214,7 @@ def main(config: Config) -> None:
 
         def make(task: Task = task, trainer: Trainer = trainer):
             key_model, key_steps = jr.split(jr.key(config.seed))
-            return trainer.init(task.model(key_model), key=key_steps)
+            return trainer.init(task.model(key_model), key=key_steps, data=task.data)
 
         # Of several methods in turn an interruption leaves the last ones without a checkpoint.
         resumed = path if config.resume and path.exists() else None

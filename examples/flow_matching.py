@@ -317,7 +317,7 @@ def run(config: Config, method: Method, teacher: Any) -> tuple[Any, str] | None:
 
     def make():
         key_model, key_steps = jr.split(jr.key(config.seed))
-        return trainer.init(task.model(key_model), key=key_steps)
+        return trainer.init(task.model(key_model), key=key_steps, data=task.data)
 
     # Of several methods in turn an interruption leaves the last ones without a checkpoint.
     progress = start(config, path if config.resume and path.exists() else None, task.names, make)

@@ -1,5 +1,7 @@
 """Flows against closed forms: Gaussian bridges, matrix exponentials, rotations."""
 
+import sys
+
 import equinox as eqx
 import helpers
 import jax
@@ -277,3 +279,44 @@ def test_wrong_structure_is_named(options, name):
     given = {"velocity": lambda t, x: x, "x0": jnp.ones((3, 2))} | options
     with pytest.raises(ValueError, match=f"`{name}` must"):
         flow.integrate(given.pop("velocity"), given.pop("x0"), **given)
+
+
+def test_steps_adapt_to_what_is_asked():
+    pytest.importorskip("diffrax")
+    x = jr.normal(KEY, (5, 2))
+    turn = lambda t, x: 3 * t * MATRIX.astype(x.dtype) @ x
+
+    @jax.jit
+    def at(x, tolerance):
+        solver = flow.Adaptive(rtol=tolerance, atol=tolerance)
+        return flow.integrate(turn, x, solver=solver, end=0.8, trace=flow.ExactTrace())
+
+    fine, coarse = at(x, 1e-9), at(x, 1e-3)
+    exact = x @ scipy.linalg.expm(1.5 * 0.8**2 * MATRIX).T
+    np.testing.assert_allclose(fine.samples, exact, atol=1e-7)
+    np.testing.assert_allclose(fine.log_volume, 1.5 * 0.8**2 * jnp.trace(MATRIX), rtol=1e-7)
+    grid = flow.integrate(turn, x, solver=flow.RK4(), num_steps=100, end=0.8)
+    np.testing.assert_allclose(fine.path_energy, grid.path_energy, rtol=1e-6)
+    assert fine.num_evaluations > 2 * coarse.num_evaluations
+    back = flow.integrate(
+        turn, fine.samples, solver=flow.Adaptive(rtol=1e-9, atol=1e-9), start=0.8, end=0.0
+    )
+    np.testing.assert_allclose(back.samples, x, atol=1e-6)
+    np.testing.assert_allclose(back.path_energy, fine.path_energy, rtol=1e-6)
+    gradient = jax.grad(lambda x: jnp.sum(at(x, 1e-9).samples))(x)
+    np.testing.assert_allclose(
+        gradient, jnp.ones((5, 2)) @ scipy.linalg.expm(0.96 * MATRIX), atol=1e-6
+    )
+    short = flow.integrate(turn, x, solver=flow.Adaptive(rtol=1e-9, atol=1e-9, max_steps=2))
+    assert short.result == otjax.RESULTS.max_steps_reached
+    single = flow.integrate(turn, x.astype(jnp.float32), solver=flow.Adaptive())
+    assert single.samples.dtype == jnp.float32 and single.result == otjax.RESULTS.successful
+
+
+def test_an_adaptive_method_says_what_it_needs(monkeypatch):
+    monkeypatch.setitem(sys.modules, "diffrax", None)
+    with pytest.raises(ImportError, match="otjax\\[diffrax\\]"):
+        flow.integrate(lambda t, x: x, jnp.ones((3, 1)), solver=flow.Adaptive())
+    for options in ({"rtol": 0.0}, {"atol": -1.0}, {"max_steps": 0}):
+        with pytest.raises(ValueError, match=f"`{next(iter(options))}`"):
+            flow.Adaptive(**options)

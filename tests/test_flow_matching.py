@@ -207,6 +207,37 @@ def test_a_large_sample_serves_fresh_starts_better_than_a_batch():
     np.testing.assert_allclose(value, np.mean(np.sum(residual**2, axis=1)))
 
 
+def test_points_of_a_label_are_met_by_starts_that_do_not_depend_on_it():
+    rng = np.random.default_rng(2)
+    labels = jnp.arange(12) % 3
+    x1 = jnp.asarray(rng.normal(size=(12, 2))) + 3.0 * labels[:, None].astype(float)
+    x0 = jnp.asarray(rng.normal(size=(48, 2)))
+    costs = squared_distances(x0, x1)
+    coupling = flow.Semidiscrete(jnp.zeros(12), labels=labels)
+    pairs = coupling.pairs(KEY, x0, x1)
+    drawn = np.asarray(labels)[pairs.j]
+    np.testing.assert_array_equal(np.bincount(drawn), [16, 16, 16])
+    allowed = np.where(np.asarray(labels)[None] == drawn[:, None], costs, np.inf)
+    np.testing.assert_array_equal(pairs.j, allowed.argmin(axis=1))
+    np.testing.assert_allclose(pairs.relative_cost, allowed.min(axis=1).mean() / costs.mean())
+    # Without labels the far ones are met by nobody near.
+    assert (
+        np.bincount(np.asarray(labels)[flow.Semidiscrete(jnp.zeros(12)).pairs(KEY, x0, x1).j])[0]
+        > 24
+    )
+    # Labels are drawn by their masses, and the starts of each have the mean of all.
+    masses = jnp.arange(1.0, 13.0)
+    weighted = flow.Semidiscrete(jnp.zeros(12), masses=masses, labels=labels, epsilon=1.0)
+    draw = jax.vmap(lambda key: weighted.pairs(key, x0, x1).j)(jr.split(KEY, 500))
+    drawn = np.asarray(labels)[draw]
+    for label in range(3):
+        share = float(jnp.sum(masses[labels == label]) / jnp.sum(masses))
+        each = np.sum(drawn == label, axis=1)
+        assert each.min() >= np.floor(48 * share) and each.max() <= np.ceil(48 * share)
+        starts = np.einsum("kn,nd->d", drawn == label, x0) / np.sum(drawn == label)
+        np.testing.assert_allclose(starts, np.mean(x0, axis=0), atol=0.05)
+
+
 def test_labels_are_kept_apart_as_strictly_as_asked():
     x0, x1 = clouds()
     labels = jnp.arange(24) % 2
@@ -370,6 +401,8 @@ def test_the_loss_keeps_its_dtype_is_traced_once_and_says_what_is_invalid():
         (lambda x: flow.Semidiscrete(x), "potential"),
         (lambda x: flow.Semidiscrete(x[:, 0], masses=x[:3, 0]), "masses"),
         (lambda x: flow.Semidiscrete(x[:, 0], epsilon=-1.0), "epsilon"),
+        (lambda x: flow.Semidiscrete(x[:, 0], labels=jnp.arange(3)), "labels"),
+        (lambda x: flow.Semidiscrete(x[:, 0], labels=x[:, 0]), "labels"),
         (lambda x: flow.Semidiscrete(x[:, 0]).pairs(KEY, x, x[:3]), "x1"),
         (lambda x: flow.Conditional(minibatch=flow.Paired()), "minibatch"),
         (lambda x: flow.BrownianBridge(0.0), "sigma"),

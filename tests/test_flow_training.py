@@ -133,6 +133,31 @@ def test_a_generator_follows_a_drift():
     np.testing.assert_allclose(state.generator.shift, np.mean(data, axis=0), atol=0.3)
 
 
+def test_a_drift_goes_on_from_the_step_before():
+    data = MEAN[None, :] + 0.5 * jr.normal(KEY, (32, 2))
+    objective = gan.Drifting(flow.SinkhornDrift(0.5, solver=otjax.DualNewton(tolerance=1e-8)))
+    one = trainer(objective)
+    cold, warm = one.init(Affine(), key=KEY), one.init(Affine(), key=KEY, data=data)
+    assert cold.known is None
+    count = lambda known: sum(int(jnp.sum(s.stats.num_steps)) for s in known.solutions)
+    for _ in range(3):
+        # A start is cold, of the model as it is: its batch is another, of the same law.
+        alone = count(objective.start(warm.generator, data, one.latents, key=KEY))
+        (cold, first), (warm, second) = one.step(cold, data), one.step(warm, data)
+        assert count(warm.known) < 0.8 * alone
+        np.testing.assert_allclose(warm.generator.shift, cold.generator.shift, atol=1e-6)
+        np.testing.assert_allclose(second["generator_loss"], first["generator_loss"], rtol=1e-5)
+        assert second["unconverged"] == 0
+    # What is no number is not handed on.
+    spoilt, metrics = one.step(warm, data.at[0, 0].set(jnp.nan))
+    assert not metrics["finite"]
+    assert eqx.tree_equal(spoilt.known, warm.known)
+    assert (
+        one.init(Affine(), key=jr.key(1), data=data).known.w2
+        != one.init(Affine(), key=KEY, data=data).known.w2
+    )
+
+
 @pytest.mark.parametrize(
     ("name", "make"),
     [

@@ -1,6 +1,7 @@
 """Samples carried along a velocity field."""
 
 import abc
+from collections.abc import Callable
 from typing import Literal, overload
 
 import equinox as eqx
@@ -12,6 +13,7 @@ from jaxtyping import Array, ArrayLike, Float, Int
 from .._arrays import constant, float_scalar
 from .._results import RESULTS
 from .._varying import scan
+from ._adaptive import Adaptive
 from ._batches import all_finite, batch, checked_velocity, Velocity
 from ._runge_kutta import AbstractRungeKutta, advance, Heun
 
@@ -85,13 +87,14 @@ def integrate(
     x0: ArrayLike,
     condition: ArrayLike | None = None,
     *,
-    solver: AbstractRungeKutta = Heun(),
+    solver: AbstractRungeKutta | Adaptive = Heun(),
     num_steps: int = 50,
     start: ArrayLike = 0.0,
     end: ArrayLike = 1.0,
     trace: AbstractTrace | None = None,
 ) -> Flow:
-    r"""Carries samples along a velocity field, $\dot x = v(t, x)$, by steps of equal length.
+    r"""Carries samples along a velocity field, $\dot x = v(t, x)$, by steps of equal length, or of
+    one that adapts.
 
     Derivatives go through the steps, in both modes; backward each step is computed again, so that
     memory is that of the samples at each step.
@@ -102,8 +105,8 @@ def integrate(
         to the velocity, like the sample; it is vmapped here.
     - `x0`: the samples at the start, shape (n, ...).
     - `condition`: what each sample comes with, axes (n, ...).
-    - `solver`: `Euler()`, `Heun()` or `RK4()`.
-    - `num_steps`: how many steps.
+    - `solver`: `Euler()`, `Heun()` or `RK4()`; or `Adaptive()`, whose derivatives go backward only.
+    - `num_steps`: how many steps; the first of `Adaptive()` is as long as they would be.
     - `start`, `end`: the times; with `end` before `start` it goes backward.
     - `trace`: `ExactTrace()` or `Hutchinson(key)` for densities; None leaves them out.
 
@@ -112,7 +115,7 @@ def integrate(
     **Raises:** `ValueError` for wrong shapes, dtypes and types.
     """
     x0 = batch(x0, "x0")
-    if not isinstance(solver, AbstractRungeKutta):
+    if not isinstance(solver, AbstractRungeKutta | Adaptive):
         raise ValueError(f"`solver` must be a method such as `Heun()`, got {solver!r}.")
     if not isinstance(num_steps, int) or num_steps < 1:
         raise ValueError(f"`num_steps` must be a whole number, at least 1, got {num_steps!r}.")
@@ -134,7 +137,7 @@ def _integrate(
     velocity: Velocity,
     x0: Float[Array, "n ..."],
     conditions: tuple[Array, ...],
-    solver: AbstractRungeKutta,
+    solver: AbstractRungeKutta | Adaptive,
     num_steps: int,
     times: tuple[Float[Array, ""], Float[Array, ""]],
     trace: AbstractTrace | None,
@@ -153,25 +156,42 @@ def _integrate(
             v, volume = _with_divergence(field, state[0], directions)
         return v, jnp.sum(jnp.square(v)) / len(v), *volume
 
+    zeros = () if trace is None else (jnp.zeros(len(x0), x0.dtype),)
+    init = (x0, jnp.zeros((), x0.dtype), *zeros)
+    if isinstance(solver, Adaptive):
+        (x1, energy, *log_volume), evaluations, reached = solver.carry(rate, init, times, step)
+    else:
+        x1, energy, *log_volume = _on_grid(solver, rate, init, start, step, num_steps)
+        evaluations = jnp.asarray(num_steps * len(solver.table[1]), jnp.int32)
+        reached = jnp.array(True)
+    energy = energy * jnp.sign(step)
+    displacement = jnp.sum(jnp.square(x1 - x0)) / len(x0)
+    result = RESULTS.where(all_finite(x1), RESULTS.successful, RESULTS.nonfinite_path)
+    result = RESULTS.where(reached, result, RESULTS.max_steps_reached)
+    return Flow(
+        samples=x1,
+        path_energy=energy,
+        straightness=energy - displacement / duration,
+        num_evaluations=evaluations,
+        log_volume=log_volume[0] if log_volume else None,
+        result=RESULTS.where(all_finite(x0), result, RESULTS.nonfinite_input),
+    )
+
+
+def _on_grid(
+    solver: AbstractRungeKutta,
+    rate: Callable[[Array, tuple[Array, ...]], tuple[Array, ...]],
+    state: tuple[Array, ...],
+    start: Float[Array, ""],
+    step: Float[Array, ""],
+    num_steps: int,
+) -> tuple[Array, ...]:
     @jax.checkpoint
     def one_step(state: tuple[Array, ...], index: Array) -> tuple[tuple[Array, ...], None]:
         t = start + step * index.astype(start.dtype)
         return advance(solver, rate, t, state, step), None
 
-    zeros = () if trace is None else (jnp.zeros(len(x0), x0.dtype),)
-    init = (x0, jnp.zeros((), x0.dtype), *zeros)
-    (x1, energy, *log_volume), _ = scan(one_step, init, jnp.arange(num_steps))
-    energy = energy * jnp.sign(step)
-    displacement = jnp.sum(jnp.square(x1 - x0)) / len(x0)
-    result = RESULTS.where(all_finite(x1), RESULTS.successful, RESULTS.nonfinite_path)
-    return Flow(
-        samples=x1,
-        path_energy=energy,
-        straightness=energy - displacement / duration,
-        num_evaluations=jnp.asarray(num_steps * len(solver.table[1]), jnp.int32),
-        log_volume=log_volume[0] if log_volume else None,
-        result=RESULTS.where(all_finite(x0), result, RESULTS.nonfinite_input),
-    )
+    return scan(one_step, state, jnp.arange(num_steps))[0]
 
 
 def _with_divergence(field, x, directions):
@@ -189,7 +209,7 @@ def reflow(
     x0: ArrayLike,
     condition: ArrayLike | None = None,
     *,
-    solver: AbstractRungeKutta = Heun(),
+    solver: AbstractRungeKutta | Adaptive = Heun(),
     num_steps: int = 50,
     has_aux: Literal[False] = False,
 ) -> tuple[Float[Array, "n ..."], Float[Array, "n ..."]]: ...
@@ -201,7 +221,7 @@ def reflow(
     x0: ArrayLike,
     condition: ArrayLike | None = None,
     *,
-    solver: AbstractRungeKutta = Heun(),
+    solver: AbstractRungeKutta | Adaptive = Heun(),
     num_steps: int = 50,
     has_aux: Literal[True],
 ) -> tuple[tuple[Float[Array, "n ..."], Float[Array, "n ..."]], Flow]: ...
@@ -212,7 +232,7 @@ def reflow(
     x0: ArrayLike,
     condition: ArrayLike | None = None,
     *,
-    solver: AbstractRungeKutta = Heun(),
+    solver: AbstractRungeKutta | Adaptive = Heun(),
     num_steps: int = 50,
     has_aux: bool = False,
 ):

@@ -6,7 +6,7 @@ import equinox as eqx
 import jax
 import jax.numpy as jnp
 import jax.random as jr
-from jaxtyping import Array, ArrayLike, Float
+from jaxtyping import Array, ArrayLike, Bool, Float, Int
 
 from .._arrays import constant, float_array, float_scalar, known_number
 from .._geometry import AbstractCloud
@@ -28,15 +28,28 @@ class Semidiscrete(AbstractCoupling):
     in the sense of the c-transform, $\min_j c(x, y_j) - g_j$. So a plan with all of the data, not
     with a batch of them, at the cost of one row for each start.
 
-    `pairs(key, x0, x1)` takes fresh starts and all points, in the order of their potential; labels
-    of the points ride along. The coupling knows the points by their potential alone. Its result is
-    that of the solution that it was made of.
+    `pairs(key, x0, x1)` takes fresh starts and all points, in the order of their potential. The
+    coupling knows the points by their potential alone. Its result is that of the solution that it
+    was made of.
+
+    A condition of the points rides along. A model that is given one must not see other starts in
+    training than in sampling, though, where any start may meet any condition: with `labels` each
+    start draws a label first, as often as there is mass of it, then a partner among the points of
+    that label. The potential is then that of each label's points for itself, all in one vector:
+
+    ```python
+    for label in range(10):
+        found = otjax.semidiscrete(draw_starts, points[labels == label], key=key)
+        potential = potential.at[labels == label].set(found.potential_sites)
+    coupling = flow.Semidiscrete(potential, labels=labels)
+    ```
     """
 
     potential: Float[Array, " m"]
     masses: Float[Array, " m"]
     epsilon: Float[Array, ""]
     cost: GroundCost
+    labels: Int[Array, " m"] | None
     result: RESULTS
 
     def __init__(
@@ -46,6 +59,7 @@ class Semidiscrete(AbstractCoupling):
         masses: ArrayLike | None = None,
         epsilon: ArrayLike | None = None,
         cost: GroundCost | None = None,
+        labels: ArrayLike | None = None,
     ):
         """**Arguments:**
 
@@ -58,6 +72,7 @@ class Semidiscrete(AbstractCoupling):
             solution, or 0: the nearest.
         - `cost`: the ground cost that the potential belongs to; None is that of the solution, or
             `SqEuclidean()`.
+        - `labels`: whole numbers, shape (m,); None is one for all.
 
         **Raises:** `ValueError` for shapes that do not fit, and a negative epsilon.
         """
@@ -91,6 +106,14 @@ class Semidiscrete(AbstractCoupling):
             raise ValueError(f"`epsilon` must not be negative, got {epsilon!r}.")
         self.epsilon = float_scalar(epsilon, "epsilon", dtype)
         self.cost = SqEuclidean() if cost is None else cost
+        self.labels = None if labels is None else jnp.asarray(labels)
+        if self.labels is not None and (
+            self.labels.shape != (size,) or not jnp.issubdtype(self.labels.dtype, jnp.integer)
+        ):
+            raise ValueError(
+                f"`labels` must be one whole number for each point, shape ({size},), got shape "
+                f"{self.labels.shape} and dtype {self.labels.dtype}."
+            )
 
     @eqx.filter_jit
     def pairs(
@@ -109,6 +132,11 @@ class Semidiscrete(AbstractCoupling):
         )
         costs = pairwise(self.cost, x0, x1)
         alive = masses[None, :] > 0
+        independent = masses[None, :] / jnp.sum(masses)
+        mean = jnp.mean(jnp.sum(jnp.where(alive, costs, 0) * independent, axis=1))
+        if self.labels is not None:
+            key_labels, key = jr.split(key)
+            alive = alive & _of_drawn_labels(key_labels, len(x0), self.labels, masses)
         scores = jnp.where(alive, g[None, :] - costs, -jnp.inf)
         soft = epsilon > 0
         scale = jnp.where(soft, epsilon, 1)
@@ -118,15 +146,29 @@ class Semidiscrete(AbstractCoupling):
             soft, jax.nn.softmax(logits, axis=1), jax.nn.one_hot(nearest, m, dtype=x0.dtype)
         )
         surprise = jnp.where(law > 0, law * -jnp.log(jnp.where(law > 0, law, 1)), 0)
-        independent = masses / jnp.sum(masses)
-        mean = jnp.mean(jnp.sum(jnp.where(alive, costs, 0) * independent[None, :], axis=1))
         paid = jnp.mean(jnp.sum(jnp.where(alive, costs, 0) * law, axis=1))
         valid = all_finite(x0, x1, g, masses)
         return Pairs(
             jnp.arange(len(x0)),
             jnp.where(soft, drawn, nearest),
-            marginal_error=jnp.sum(jnp.abs(jnp.mean(law, axis=0) - independent)),
+            marginal_error=jnp.sum(jnp.abs(jnp.mean(law, axis=0) - independent[0])),
             entropy=jnp.mean(jnp.sum(surprise, axis=1)) / (math.log(m) or 1),
             relative_cost=relative(paid, mean),
             result=RESULTS.where(valid, self.result, RESULTS.nonfinite_input),
         )
+
+
+def _of_drawn_labels(
+    key: Array, num: int, labels: Int[Array, " m"], masses: Float[Array, " m"]
+) -> Bool[Array, "num m"]:
+    """Which points are of the label that each start draws: each label as often as there is mass of
+    it, up to one."""
+    key_order, key_level = jr.split(key)
+    order = jnp.argsort(labels)
+    cumulative = jnp.cumsum(masses[order])
+    # Levels one apart over the points in the order of labels, in a random order of the starts.
+    turns = jr.permutation(key_order, num).astype(masses.dtype)
+    levels = turns + jr.uniform(key_level, (), masses.dtype)
+    place = jnp.searchsorted(cumulative, levels / num * cumulative[-1], side="right")
+    drawn = labels[order][jnp.minimum(place, len(labels) - 1)]
+    return labels[None, :] == drawn[:, None]

@@ -1,7 +1,7 @@
 """The parameters of a model, which are its floating arrays: their updates and averages."""
 
 from collections.abc import Callable
-from typing import Any, TypeAlias
+from typing import Any, TypeAlias, TypeVar
 
 import equinox as eqx
 import jax
@@ -13,6 +13,7 @@ from .._arrays import single_at_least
 
 
 Metrics: TypeAlias = dict[str, Array]
+Aux = TypeVar("Aux")
 
 
 def strong(tree: PyTree) -> PyTree:
@@ -28,15 +29,16 @@ def trained(model: PyTree) -> PyTree:
 
 
 def update(
-    loss_fn: Callable[[PyTree], tuple[Array, Metrics]],
+    loss_fn: Callable[[PyTree], tuple[Array, Aux]],
     optimiser: optax.GradientTransformation | None,
     model: PyTree,
     opt_state: PyTree,
-) -> tuple[PyTree, PyTree, Array, Metrics]:
-    """One step down a loss: the new model and optimiser state, and the loss and metrics before."""
+) -> tuple[PyTree, PyTree, Array, Aux]:
+    """One step down a loss: the new model and optimiser state, and the loss, and what comes with
+    it, before."""
     if optimiser is None:
         raise ValueError("`critic_optimiser` must be given to update a critic.")
-    (loss, metrics), gradient = eqx.filter_value_and_grad(loss_fn, has_aux=True)(model)
+    (loss, aux), gradient = eqx.filter_value_and_grad(loss_fn, has_aux=True)(model)
     parameters = trained(model)
     with jax.numpy_dtype_promotion("standard"):  # which optax relies on
         updates, opt_state = optax.with_extra_args_support(optimiser).update(
@@ -44,7 +46,7 @@ def update(
         )
     # Moments may be of another precision than the model, whose own stays as it is.
     updates = jax.tree.map(lambda step, old: step.astype(old.dtype), updates, parameters)
-    return eqx.apply_updates(model, updates), opt_state, loss, metrics
+    return eqx.apply_updates(model, updates), opt_state, loss, aux
 
 
 def all_finite(tree: PyTree) -> Bool[Array, ""]:

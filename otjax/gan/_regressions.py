@@ -3,6 +3,7 @@
 from typing import Any
 
 import equinox as eqx
+import jax
 import jax.numpy as jnp
 import jax.random as jr
 from jaxtyping import Array
@@ -10,7 +11,8 @@ from jaxtyping import Array
 from .. import flow
 from .._results import RESULTS
 from ._batches import Ends
-from ._objective import AbstractObjective, Latents, Loss
+from ._objective import AbstractObjective, generated, Latents, Loss
+from ._parameters import all_finite
 
 
 class FlowMatching(AbstractObjective):
@@ -127,6 +129,10 @@ class Drifting(AbstractObjective):
     The model maps a latent to a sample. The metrics are `size`, the raw size of the drift, `w2`, in
     the unit of the samples, and `unconverged`, which is 1 where a plan has not converged: of a
     normalised drift the loss is constant.
+
+    A trainer that is given the data in `init` has each step start its solves from the potentials of
+    the step before, which are functions of space and fit other batches too: fewer iterations for
+    the same gradient.
     """
 
     drift: flow.AbstractDrift
@@ -143,11 +149,32 @@ class Drifting(AbstractObjective):
             raise ValueError(f"`drift` must be one such as `SinkhornDrift(0.1)`, got {drift!r}.")
         self.drift = drift
 
-    def loss(self, model: Any, critic: Any, real: Array, latents: Latents, *, key: Array) -> Loss:
+    def start(self, model: Any, real: Array, latents: Latents, *, key: Array) -> flow.Drift:
+        return self.drift.evaluate(generated(model, latents, key), real)
+
+    def loss_from(
+        self,
+        known: flow.Drift | None,
+        model: Any,
+        critic: Any,
+        real: Array,
+        latents: Latents,
+        *,
+        key: Array,
+    ) -> tuple[Loss, flow.Drift | None]:
         del critic
-        loss, found = flow.drift_loss(model, real, self.drift, latents=latents(key), has_aux=True)
+        loss, found = flow.drift_loss(
+            model, real, self.drift, latents=latents(key), init=known, has_aux=True
+        )
         metrics = {"size": found.size, "w2": found.w2, "unconverged": _failed(found.result)}
-        return loss, metrics
+        if known is not None:
+            # Potentials that are no numbers would spoil all steps to come.
+            usable = all_finite((found.field, found.w2))
+            known = jax.tree.map(lambda new, old: jnp.where(usable, new, old), found, known)
+        return (loss, metrics), known
+
+    def loss(self, model: Any, critic: Any, real: Array, latents: Latents, *, key: Array) -> Loss:
+        return self.loss_from(None, model, critic, real, latents, key=key)[0]
 
 
 def _checked(coupling: Any) -> flow.AbstractCoupling:

@@ -27,8 +27,8 @@ class TrainState(eqx.Module):
 
     Saved whole, by `equinox.tree_serialise_leaves`, it resumes to the same bits. `ema` is a whole
     generator, of averaged parameters in single precision at least: draw samples from it. `step`
-    counts steps. `key` is the data of the key that `init` was given, `key_impl` its kind: see
-    `key_at`.
+    counts steps. `known` is what a step tells the next one, None where that is nothing. `key` is
+    the data of the key that `init` was given, `key_impl` its kind: see `key_at`.
     """
 
     generator: PyTree
@@ -36,6 +36,7 @@ class TrainState(eqx.Module):
     ema: PyTree
     generator_opt_state: PyTree
     critic_opt_state: PyTree
+    known: PyTree
     step: Int[Array, ""]
     key: UInt32[Array, "..."]
     # Numbers and kind apart, since a file of arrays holds no keys.
@@ -114,7 +115,9 @@ class Trainer(eqx.Module):
         if known is not None and not 0 <= known < 1:
             raise ValueError(f"`ema_decay` must be in [0, 1), got {ema_decay!r}.")
 
-    def init(self, generator: PyTree, critic: PyTree = None, *, key: Array) -> TrainState:
+    def init(
+        self, generator: PyTree, critic: PyTree = None, *, key: Array, data: Data | None = None
+    ) -> TrainState:
         """The state before the first step.
 
         **Arguments:**
@@ -123,6 +126,8 @@ class Trainer(eqx.Module):
             vmapped by the step.
         - `critic`: what the objective asks for: commonly a map from one sample to a scalar.
         - `key`: from which each step derives its own; of any kind.
+        - `data`: as for `step`. Given, each step starts from what the one before has found, where
+            the objective has a use for it: `Drifting` starts its solves from the last potentials.
 
         **Raises:** `ValueError` if critic steps are to be taken and there is no critic, and for
         what is not one key.
@@ -130,15 +135,23 @@ class Trainer(eqx.Module):
         if self.n_critic > 0 and critic is None:
             raise ValueError("`critic` must be given, or `n_critic=0` for a game without one.")
         generator, critic = strong((generator, critic))
-        data, impl = key_data(key)
+        numbers, impl = key_data(key)
+        known = None
+        if data is not None:
+            # The key of a step that is never taken.
+            key_first = jr.fold_in(jr.wrap_key_data(numbers, impl=impl), jnp.iinfo(jnp.uint32).max)
+            key_real, key_start = jr.split(key_first)
+            real = batch_of(data, self.batch_size, key_real)
+            known = self.objective.start(generator, real, self.latents, key=key_start)
         return TrainState(
             generator=generator,
             critic=critic,
             ema=averaged(generator),
             generator_opt_state=self.generator_optimiser.init(trained(generator)),
             critic_opt_state=self.init_critic(critic),
+            known=known,
             step=jnp.zeros((), jnp.int32),
-            key=data,
+            key=numbers,
             key_impl=impl,
         )
 
@@ -177,10 +190,13 @@ class Trainer(eqx.Module):
         critic, critic_opt_state, critic_metrics = self._critic_steps(state, data, key_critic)
         real = batch_of(data, self.batch_size, key_real)
 
-        def loss_fn(generator: PyTree) -> tuple[Array, Metrics]:
-            return self.objective.loss(generator, critic, real, self.latents, key=key_loss)
+        def loss_fn(generator: PyTree) -> tuple[Array, tuple[Metrics, PyTree]]:
+            (loss, metrics), known = self.objective.loss_from(
+                state.known, generator, critic, real, self.latents, key=key_loss
+            )
+            return loss, (metrics, known)
 
-        generator, generator_opt_state, loss, metrics = update(
+        generator, generator_opt_state, loss, (metrics, known) = update(
             loss_fn, self.generator_optimiser, state.generator, state.generator_opt_state
         )
         metrics = {**critic_metrics, **metrics, "generator_loss": loss}
@@ -190,6 +206,7 @@ class Trainer(eqx.Module):
             ema=moved(state.ema, generator, self.ema_decay),
             generator_opt_state=generator_opt_state,
             critic_opt_state=critic_opt_state,
+            known=known,
             step=state.step + 1,
             key=state.key,
             key_impl=state.key_impl,
