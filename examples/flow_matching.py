@@ -15,7 +15,8 @@
 | `mean-shift`, `sinkhorn-drift`, `w-flow` | a map that samples in one step, along a drift |
 
 Each method has its directory under the output directory, with `paths.png`, `curves.png` and
-`checkpoint.eqx`; `table.json` and the table printed compare them. `W2^2` is to points that training
+`checkpoint.eqx`; `roads.png` has the straight road of the geodesic beside those of velocities;
+`table.json` and the table printed compare them. `W2^2` is to points that training
 never saw, and its floor is what other points of the moons themselves have. `NPE`, the normalised
 path energy, is |path energy - W2^2| / W2^2 with W2 that of the two laws: 0 on the paths of optimal
 transport. `straightness` is 0 on straight ones. Needs `otjax[examples]`.
@@ -269,9 +270,8 @@ def evaluate(models: dict[str, tuple[Any, str]], config: Config) -> dict[str, di
     return table
 
 
-def draw_paths(model: Any, kind: str, config: Config, path: Path) -> None:
-    """Where points go on the way, in grey, with their starts and ends."""
-    x = draw_gaussians(NUM_DRAWN, fixed_key(config, 11))
+def way_points(model: Any, kind: str, x: Array, config: Config) -> np.ndarray:
+    """Where points are on the way, an axis of times before theirs."""
     points = [np.asarray(x)]
     if kind == "velocity":
         for k in range(FRAMES):
@@ -280,15 +280,32 @@ def draw_paths(model: Any, kind: str, config: Config, path: Path) -> None:
             points.append(np.asarray(x))
     else:
         points += [np.asarray(way.ends) for way in ways_of(model, kind, x, config).values()]
-    lines = np.stack(points)
-    figure = Figure(figsize=(6, 6), layout="tight")
-    axis = figure.subplots()
-    axis.plot(lines[..., 0], lines[..., 1], color="grey", linewidth=0.4, alpha=0.6)
-    for cloud, label in ((lines[0], "start"), (lines[-1], "end")):
-        axis.scatter(*cloud.T, s=6, label=label, zorder=3)
-    axis.set(aspect="equal")
-    axis.legend()
+    return np.stack(points)
+
+
+def geodesic(x: Array, config: Config) -> np.ndarray:
+    """The same of the geodesic between the starts and as many points of the moons."""
+    ends = draw_moons(len(x), fixed_key(config, 12))
+    matched = otjax.assignment(otjax.SqEuclidean().pairwise(x, ends))
+    return np.stack([matched.interpolate(x, ends, t)[0] for t in (0.0, 1.0)])
+
+
+def draw_paths(panels: dict[str, np.ndarray], path: Path) -> None:
+    """Ways in grey, with their starts and ends, side by side."""
+    figure = Figure(figsize=(6 * len(panels), 6), layout="tight")
+    axes = figure.subplots(1, len(panels), squeeze=False, sharex=True, sharey=True)[0]
+    for axis, (title, lines) in zip(axes, panels.items(), strict=True):
+        axis.plot(lines[..., 0], lines[..., 1], color="grey", linewidth=0.4, alpha=0.6)
+        for cloud, label in ((lines[0], "start"), (lines[-1], "end")):
+            axis.scatter(*cloud.T, s=6, label=label, zorder=3)
+        axis.set(aspect="equal", title=title)
+    axes[0].legend()
     figure.savefig(path, dpi=120)
+
+
+def drawn(config: Config) -> Float[Array, "n 2"]:
+    """The starts of the ways in the pictures."""
+    return draw_gaussians(NUM_DRAWN, fixed_key(config, 11))
 
 
 def check(config: Config) -> None:
@@ -327,7 +344,8 @@ def run(config: Config, method: Method, teacher: Any) -> tuple[Any, str] | None:
         print(f"{method}: stopped after step {progress.state.step}; --resume goes on.")
         return None
     draw_curves(progress.curves, task.names, directory / "curves.png")
-    draw_paths(progress.state.ema, task.kind, config, directory / "paths.png")
+    ways = way_points(progress.state.ema, task.kind, drawn(config), config)
+    draw_paths({method: ways}, directory / "paths.png")
     return progress.state.ema, task.kind
 
 
@@ -346,6 +364,13 @@ def main(config: Config) -> None:
             return
         models[method] = model
 
+    x = drawn(config)
+    roads = {"geodesic": geodesic(x, config)} | {
+        method: way_points(model, kind, x, config)
+        for method, (model, kind) in models.items()
+        if kind == "velocity"
+    }
+    draw_paths(roads, config.output / "roads.png")
     table = evaluate(models, config)
     report = {"config": dataclasses.asdict(config), "seconds_of_this_run": seconds, "table": table}
     (config.output / "table.json").write_text(json.dumps(report, default=str, indent=1) + "\n")

@@ -100,11 +100,12 @@ def test_flow_draws_a_mesh(run, tmp_path: Path):
     absent = run("point_cloud_flow.py", "--obj", tmp_path / "absent.obj")
     assert absent.returncode == 2
     assert "Traceback" not in absent.stderr
-    for extra in ([], ["--obj", mesh]):
+    for extra in ([], ["--obj", mesh], ["--start", mesh, "--points", "3"]):
         picture = tmp_path / f"flow{len(extra)}.png"
         end = run("point_cloud_flow.py", *TINY_FLOW, "--output", picture, *extra)
         assert end.returncode == 0, end.stderr
         assert is_png(picture)
+        assert picture.with_suffix(".gif").read_bytes().startswith(b"GIF89a")
         assert "unconverged=0" in end.stderr
 
 
@@ -145,6 +146,7 @@ def test_barycentres_and_cells_are_drawn(run, tmp_path: Path):
         ("point_cloud_flow.py", ["--obj", "absent.obj"], "absent.obj cannot be read"),
         ("point_cloud_flow.py", ["--obj", "file.obj"], "file.obj must hold two distinct vertices"),
         ("point_cloud_flow.py", ["--obj", "broken.obj"], "broken.obj cannot be read"),
+        ("point_cloud_flow.py", ["--start", "broken.obj"], "--start: broken.obj cannot be read"),
         ("point_cloud_flow.py", ["--points", "1"], "--points must be at least 2"),
         ("color_transfer.py", ["--every", "0"], "--every must be at least 1"),
         ("color_transfer.py", ["--first", "nothing.jpg"], "must be china.jpg or flower.jpg"),

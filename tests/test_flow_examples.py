@@ -73,6 +73,7 @@ def test_flows_in_the_plane_resume_and_are_compared(scripts, tmp_path, capsys):
     for method in config.method:
         assert is_png(config.output / method / "paths.png")
         assert is_png(config.output / method / "curves.png")
+    assert is_png(config.output / "roads.png")
     assert "device: cpu" in capsys.readouterr().out
 
 
