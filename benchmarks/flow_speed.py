@@ -63,7 +63,7 @@ def pools() -> tuple[np.ndarray, np.ndarray]:
     return np.asarray(draw0(jr.key(0), POOL)), np.asarray(draw1(jr.key(1), POOL)[0])
 
 
-def seconds(run: Callable[[], None], options: Options) -> float:
+def seconds(run: Callable[[], Any], options: Options) -> float:
     """Of one step: the median over measurements, after one that is not counted."""
     run()
     times = []
@@ -122,7 +122,7 @@ def timed_scan(
 
     run = jax.jit(lambda state, key: lax.scan(step, state, jr.split(key, options.steps)))
     state = arrays, optimiser.init(arrays)
-    each = seconds(lambda: jax.block_until_ready(run(state, jr.key(2)))[0] and None, options)
+    each = seconds(lambda: jax.block_until_ready(run(state, jr.key(2))), options)
 
     @jax.jit
     def displacement(key: Array) -> Array:

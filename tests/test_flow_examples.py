@@ -122,6 +122,14 @@ def test_published_protocols_run(tmp_path):
         command = [sys.executable, script, "--quick", "--parts", part, "--output", output]
         finished = subprocess.run(command, capture_output=True, text=True, check=False)
         assert finished.returncode == 0, finished.stderr[-3000:]
+    speed = [sys.executable, script.with_name("flow_speed.py"), "--quick", "--output"]
+    finished = subprocess.run(
+        [*speed, tmp_path / "speed.json"], capture_output=True, text=True, check=False
+    )
+    assert finished.returncode == 0, finished.stderr[-3000:]
+    records = json.loads((tmp_path / "speed.json").read_text())["records"]
+    lengths = {record["coupling"]: record["squared_displacement"] for record in records}
+    assert max(lengths["minibatch"], lengths["semidiscrete"]) < 0.9 * lengths["independent"]
     report = json.loads(output.read_text())
     assert [record["dimensions"] for record in report["bridge"]["records"]] == [2, 5, 20, 50]
     losses = {r["coupling"]: r["loss"]["mean"] for r in report["irreducible"]["records"]}

@@ -16,7 +16,7 @@ class Adaptive(eqx.Module):
 
     `num_steps` of `integrate` sets the first step. Derivatives go through it backward only. Where
     `max_steps` do not reach the end the result is `RESULTS.max_steps_reached`, and the samples are
-    not numbers.
+    infinite.
     """
 
     rtol: Float[Array, ""]

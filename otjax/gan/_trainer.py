@@ -1,5 +1,6 @@
 """Training a model on an objective, against a critic or none: one compiled step."""
 
+import dataclasses
 import operator
 from collections.abc import Callable
 from typing import Any
@@ -212,7 +213,8 @@ class Trainer(eqx.Module):
             key_impl=state.key_impl,
         )
         # The optimisers' states too: after moments that overflowed, a model stands still for ever.
-        metrics["finite"] = all_finite((new, metrics))
+        # Not what steps tell each other, whose errors may be infinite where nothing is wrong.
+        metrics["finite"] = all_finite((dataclasses.replace(new, known=None), metrics))
         return new, metrics
 
     def update_critic(
