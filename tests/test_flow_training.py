@@ -135,27 +135,35 @@ def test_a_generator_follows_a_drift():
 
 def test_a_drift_goes_on_from_the_step_before():
     data = MEAN[None, :] + 0.5 * jr.normal(KEY, (32, 2))
-    objective = gan.Drifting(flow.SinkhornDrift(0.5, solver=otjax.DualNewton(tolerance=1e-8)))
+    solver = otjax.Sinkhorn(
+        tolerance=1e-6, annealing=otjax.NoAnnealing(), acceleration=otjax.Overrelaxation()
+    )
+    objective = gan.Drifting(flow.SinkhornDrift(0.5, solver=solver))
+    # Of the same latents and a model that has moved a little: fewer iterations, the same field.
+    fixed = jr.normal(jr.key(1), (32, 2))
+    model, latents = Affine(), lambda key: fixed
+    before = objective.start(model, data, latents, key=KEY)
+    near = eqx.tree_at(lambda m: m.shift, model, jnp.full(2, 1e-3))
+    alone = objective.start(near, data, latents, key=KEY)
+    (_, metrics), after = objective.loss_from(before, near, None, data, latents, key=KEY)
+    for warm, cold in zip(after.solutions, alone.solutions, strict=True):
+        assert jnp.sum(warm.stats.num_steps) < 0.8 * jnp.sum(cold.stats.num_steps)
+    np.testing.assert_allclose(after.field, alone.field, atol=1e-5)
+    assert metrics["unconverged"] == 0
+    # A trainer hands it on if it has seen the data, and trains the same.
     one = trainer(objective)
     cold, warm = one.init(Affine(), key=KEY), one.init(Affine(), key=KEY, data=data)
-    assert cold.known is None
-    count = lambda known: sum(int(jnp.sum(s.stats.num_steps)) for s in known.solutions)
-    for _ in range(3):
-        # A start is cold, of the model as it is: its batch is another, of the same law.
-        alone = count(objective.start(warm.generator, data, one.latents, key=KEY))
+    assert cold.known is None and warm.known.size > 0
+    for _ in range(2):
+        known = warm.known
         (cold, first), (warm, second) = one.step(cold, data), one.step(warm, data)
-        assert count(warm.known) < 0.8 * alone
-        np.testing.assert_allclose(warm.generator.shift, cold.generator.shift, atol=1e-6)
-        np.testing.assert_allclose(second["generator_loss"], first["generator_loss"], rtol=1e-5)
-        assert second["unconverged"] == 0
+        np.testing.assert_allclose(warm.generator.shift, cold.generator.shift, atol=1e-5)
+        np.testing.assert_allclose(second["generator_loss"], first["generator_loss"], rtol=1e-4)
+        assert warm.known.w2 == second["w2"] != known.w2
     # What is no number is not handed on.
     spoilt, metrics = one.step(warm, data.at[0, 0].set(jnp.nan))
     assert not metrics["finite"]
     assert eqx.tree_equal(spoilt.known, warm.known)
-    assert (
-        one.init(Affine(), key=jr.key(1), data=data).known.w2
-        != one.init(Affine(), key=KEY, data=data).known.w2
-    )
 
 
 @pytest.mark.parametrize(
