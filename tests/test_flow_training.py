@@ -146,8 +146,8 @@ def test_a_drift_goes_on_from_the_step_before():
     near = eqx.tree_at(lambda m: m.shift, model, jnp.full(2, 1e-3))
     alone = objective.start(near, data, latents, key=KEY)
     (_, metrics), after = objective.loss_from(before, near, None, data, latents, key=KEY)
-    for warm, cold in zip(after.solutions, alone.solutions, strict=True):
-        assert jnp.sum(warm.stats.num_steps) < 0.8 * jnp.sum(cold.stats.num_steps)
+    count = lambda found: np.array([np.sum(s.stats.num_steps) for s in found.solutions])
+    assert np.all(count(after) < 0.8 * count(alone)), (count(after), count(alone))
     np.testing.assert_allclose(after.field, alone.field, atol=1e-5)
     assert metrics["unconverged"] == 0
     # A trainer hands it on if it has seen the data, and trains the same.
