@@ -6,9 +6,9 @@
 A problem is made of one integer. What is right of it is bounded by NumPy in float64: the dual at
 any potentials from below, the primal at a plan made of them from above; that a few hundred Sinkhorn
 steps of NumPy begin at the potentials of otjax makes neither bound less true. A number is wrong if
-it is beyond them by more than a thousandth of the size of the costs and says that it is right, and so
-is a success whose plan has not the marginals that it claims, or a NaN. Sizes vary by masses of zero and dimensions by
-coordinates of zero, so that few programs are compiled.
+it says that it is right and is beyond them by more than a thousandth of the size of the costs, and
+so is a success whose plan has not the marginals that it claims, or a NaN. Sizes vary by masses of
+zero and dimensions by coordinates of zero, so that few programs are compiled.
 """
 
 import argparse

@@ -565,11 +565,12 @@ def test_a_bad_member_of_a_batch_changes_no_other(name, dtype, engine):
     members = _members(dtype)
     batch, alone = jax.vmap(solve)(*members), eqx.filter_jit(solve)
     for k, expected in enumerate(MEMBERS.values()):
-        one = alone(*(array[k] for array in members))
+        member = lambda array, k=k: array[k]
+        one = alone(*map(member, members))
         assert one.result == getattr(RESULTS, expected), (k, RESULTS[one.result])
-        assert jax.tree.map(lambda leaf: leaf[k], batch.result) == one.result
-        # To the tolerance: rounding may end one program a step before the other; and where it decides
-        # everything the value alone is known.
+        assert jax.tree.map(member, batch.result) == one.result
+        # To the tolerance: rounding may end one program a step before the other; and where it
+        # decides everything the value alone is known.
         known = [lambda s: s.value, lambda s: s.potentials, lambda s: s.marginals]
         for numbers in known[:1] if expected == "unresolved_epsilon" else known:
             members_of = jax.tree.leaves(jax.vmap(numbers)(batch))
