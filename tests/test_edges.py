@@ -7,6 +7,8 @@ import sys
 
 import equinox as eqx
 import helpers
+import hypothesis
+import hypothesis.strategies as st
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -520,6 +522,16 @@ def test_the_bounds_that_answers_are_held_against(fuzz):
     assert "marginal error" in wrong(lambda s: s.inner[0], shifted)[0]
     nan = answer._replace(numbers=jnp.array([jnp.nan]))
     assert "not finite" in fuzz.faults(given, nan)[0]
+
+
+@pytest.mark.slow
+@hypothesis.settings(
+    max_examples=300, suppress_health_check=[hypothesis.HealthCheck.function_scoped_fixture]
+)
+@hypothesis.given(seed=st.integers(0, 2**31))
+def test_no_number_lies(fuzz, unchecked, seed):
+    given = fuzz.problem(seed, ("small", "middle"))
+    assert fuzz.faults(given, fuzz.ask(given)) in ([], fuzz.UNKNOWN)
 
 
 # What each member of a batch has at its edge, and what a solve says of it.
