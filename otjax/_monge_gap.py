@@ -29,13 +29,12 @@ def monge_gap(
 
     $$\mathbb{E}\, c(x, T(x)) - OT_\epsilon(x, T(x))$$
 
-    (Uscidu and Cuturi 2023, arXiv:2302.04953, equation 5). Without entropy it is never negative,
+    (Uscidu and Cuturi 2023, arXiv:2302.04953). Without entropy it is never negative,
     and zero only for a map that is optimal to where it maps. It says nothing of where that is: as a
     regulariser it stands beside a loss that does, such as `sinkhorn_divergence` of the images.
 
     $OT_\epsilon$ is the value of `solve`, whose entropy is relative to the product of the
-    marginals, not debiased: an optimal map has a gap from $-\epsilon \log n$ to 0, with n the number
-    of points. Differentiable to every order, by images, points, masses and the cost. Never raises
+    marginals, not debiased: an optimal map of n points has a gap from $-\epsilon \log n$ to 0. Differentiable to every order, by images, points, masses and the cost. Never raises
     for values: where they are invalid it is NaN, with a gradient of zero.
 
     **Arguments:**

@@ -1,1 +1,1 @@
-"""The continuous W1 benchmark: pairs with known truth, critics, and the published numbers."""
+"""The continuous W2 benchmark: pairs with known truth."""

@@ -19,6 +19,7 @@ import otjax
 
 
 WIDTH = 0.4  # of a component, before all is scaled to a mean variance of one
+SITES = 10  # of a pair that is drawn
 STRONG_CONVEXITY = 0.01  # of each published network
 MOMENTS = 2**18  # samples that the image's mean and variance are taken from
 
@@ -40,19 +41,42 @@ class Network(NamedTuple):
     final: Float[Array, " in"]
 
 
-class Convex(NamedTuple):
-    """The gradient of a sum of networks, shifted and scaled: the optimal map."""
+class Sum(NamedTuple):
+    """The gradient of a sum of networks."""
 
     networks: tuple[Network, ...]
+
+    def __call__(self, x: Float[Array, "n d"]) -> Float[Array, "n d"]:
+        slopes = [jax.vmap(jax.grad(value, 1), (None, 0))(one, x) for one in self.networks]
+        return jnp.sum(jnp.stack(slopes), axis=0)
+
+
+class Towards(NamedTuple):
+    """The gradient of a smooth maximum of planes, and of a multiple of the squared norm."""
+
+    sites: otjax.ConvexMap
+    curvature: float
+
+    def __call__(self, x: Float[Array, "n d"]) -> Float[Array, "n d"]:
+        return self.sites(x) + self.curvature * x
+
+
+class Standardised(NamedTuple):
+    """A gradient, shifted and scaled: still that of a convex function."""
+
+    slope: Sum | Towards
     mean: Float[Array, " d"]
     scale: Float[Array, ""]
+
+    def __call__(self, x: Float[Array, "n d"]) -> Float[Array, "n d"]:
+        return (self.slope(x) - self.mean[None, :]) / self.scale
 
 
 class Pair(NamedTuple):
     """Two distributions: `source` as a mixture, and the map that makes the other of it."""
 
     source: Mixture
-    map: Convex | otjax.AffineMap
+    map: Standardised | otjax.AffineMap
 
 
 def mixture(dim: int) -> Mixture:
@@ -91,29 +115,18 @@ def value(network: Network, x: Float[Array, " d"]) -> Float[Array, ""]:
     return dot(network.final, hidden) + 0.5 * STRONG_CONVEXITY * jnp.sum(jnp.square(x))
 
 
-def slope(networks: tuple[Network, ...], x: Float[Array, "n d"]) -> Float[Array, "n d"]:
-    return sum(jax.vmap(jax.grad(value, 1), (None, 0))(network, x) for network in networks)
-
-
-def transport(pair: Pair, x: Float[Array, "n d"]) -> Float[Array, "n d"]:
-    """The optimal map at points of the source."""
-    if isinstance(pair.map, Convex):
-        return (slope(pair.map.networks, x) - pair.map.mean[None, :]) / pair.map.scale
-    return pair.map(x)
-
-
-def standardised(source: Mixture, networks: tuple[Network, ...]) -> Pair:
+def standardised(source: Mixture, slope: Sum | Towards) -> Pair:
     """The pair of a convex function: its image has a mean of 0 and a mean variance of 1."""
     rng = np.random.RandomState(1)
     which = rng.randint(0, 3, size=MOMENTS)
     normal = rng.standard_normal((MOMENTS, source.centres.shape[1])).astype(np.float32)
     centres, factors = (np.asarray(array) for array in source)
     x = np.einsum("nij,nj->ni", factors[which], normal) + centres[which]
-    one_batch = jax.jit(lambda x: slope(networks, x))
+    one_batch = jax.jit(slope.__call__)
     images = np.concatenate([np.asarray(one_batch(part), np.float64) for part in np.split(x, 64)])
     single = lambda array: jnp.asarray(array, jnp.float32)
     scale = np.sqrt(np.mean(np.var(images, axis=0)))
-    return Pair(source, Convex(networks, single(images.mean(0)), single(scale)))
+    return Pair(source, Standardised(slope, single(images.mean(0)), single(scale)))
 
 
 def load(folder: pathlib.Path, dim: int) -> Pair:
@@ -139,27 +152,18 @@ def load(folder: pathlib.Path, dim: int) -> Pair:
         raise ValueError(f"`pairs` holds no pair of {dim=}: {path}") from error
     if networks[0].factors[0].shape[1] != dim:
         raise ValueError(f"`pairs` holds a pair of another dimension: {path}")
-    return standardised(mixture(dim), networks)
+    return standardised(mixture(dim), Sum(networks))
 
 
 def draw(dim: int, seed: int) -> Pair:
-    """A pair of the same kind: the same mixture, and two random networks of the same shape."""
+    """A pair of the same kind: the same mixture, drawn towards ten random points."""
     rng = np.random.default_rng((seed, dim))
-    sizes = max(2 * dim, 64), max(2 * dim, 64), max(dim, 32)
     single = lambda array: jnp.asarray(array, jnp.float32)
-
-    def network() -> Network:
-        normal = lambda *shape: rng.normal(size=shape) / np.sqrt(dim)
-        positive = lambda out, size: np.abs(rng.normal(size=(out, size))) / size
-        return Network(
-            tuple(single(0.5 * normal(size, dim)) for size in sizes),
-            tuple(single(3 * normal(size, dim)) for size in sizes),
-            tuple(single(rng.normal(size=size)) for size in sizes),
-            tuple(single(2 * positive(*pair)) for pair in zip(sizes[1:], sizes[:-1], strict=True)),
-            single(8 * positive(1, sizes[-1])[0]),
-        )
-
-    return standardised(mixture(dim), (network(), network()))
+    points = single(rng.normal(size=(SITES, dim)))
+    # Planes of one height at the origin on average, whose cells all have their share.
+    heights = jnp.sum(jnp.square(points), axis=1)
+    sites = otjax.ConvexMap(points, heights, epsilon=0.5)
+    return standardised(mixture(dim), Towards(sites, 0.2))
 
 
 def gaussians(dim: int, seed: int) -> Pair:

@@ -28,7 +28,7 @@ class AbstractConjugation(eqx.Module):
 
     A second network, the predictor, maps y to a guess of the best x, which is where $\nabla
     \varphi$ is y. The methods differ by what the predictor is trained on, and by what the potential
-    is then given (Amos 2023, arXiv:2210.12153, section 3, has them side by side).
+    is then given (Amos 2023, arXiv:2210.12153, has them side by side).
     """
 
     num_inner: eqx.AbstractVar[int]
@@ -90,7 +90,7 @@ class MinMax(AbstractConjugation):
 
 class Cycle(AbstractConjugation):
     r"""No game: both networks are trained so that $\nabla\varphi$ brings a guess back to y, the
-    cycle of W2GN (Korotin et al. 2021, arXiv:1909.13082, equation 11). The predictor is the
+    cycle of W2GN (Korotin et al. 2021, arXiv:1909.13082). The predictor is the
     gradient of a second convex network."""
 
     weight: Float[Array, ""]

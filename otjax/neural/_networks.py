@@ -62,9 +62,7 @@ def default_networks(
     return jax.tree.map(cast, (potential, predictor))
 
 
-def checked_networks(
-    networks: PyTree, point: jax.ShapeDtypeStruct
-) -> tuple[Potential, Map]:
+def checked_networks(networks: PyTree, point: jax.ShapeDtypeStruct) -> tuple[Potential, Map]:
     """The potential, and the predictor as a map.
 
     **Raises:** `ValueError` if they are not a function and a map of one point.

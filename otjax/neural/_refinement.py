@@ -34,7 +34,9 @@ class Refinement(eqx.Module):
         **Raises:** `ValueError` for a number of steps that is none.
         """
         if isinstance(max_steps, bool) or not isinstance(max_steps, int) or max_steps < 0:
-            raise ValueError(f"`max_steps` must be a whole number, not negative, got {max_steps!r}.")
+            raise ValueError(
+                f"`max_steps` must be a whole number, not negative, got {max_steps!r}."
+            )
         self.max_steps, self.optimiser = max_steps, optimiser
 
     def __call__(

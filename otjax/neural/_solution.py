@@ -50,7 +50,9 @@ class NeuralMap(eqx.Module):
     def inverse(self, y: ArrayLike) -> Float[Array, "k d"]:
         """Where points of shape (k, d) come from: the gradient of `conjugate`."""
         frame = self.frame
-        return jax.vmap(lambda y: frame.x_out(self.inverse_in_frame(frame.y_in(y))))(self._points(y, "y"))
+        return jax.vmap(lambda y: frame.x_out(self.inverse_in_frame(frame.y_in(y))))(
+            self._points(y, "y")
+        )
 
     @eqx.filter_jit
     def potential(self, x: ArrayLike) -> Float[Array, " k"]:

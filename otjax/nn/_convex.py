@@ -86,8 +86,8 @@ class QuadraticICNN(eqx.Module):
       z_{k+1} = \sigma(\mathrm{softplus}(V_k) z_k + q_{k+1}(x))$$
 
     with squares of each entry and $\sigma$ the CELU, which is convex and increasing; the value is a
-    sum of the last layer with positive weights and of $\frac\mu2\|x\|^2$, with $\mu > 0$ trained too
-    (the layers are those of Korotin et al. 2021, arXiv:1909.13082, appendix B.2).
+    sum of the last layer with positive weights and of $\frac\mu2\|x\|^2$, with $\mu > 0$ trained too.
+    (Layers like those of Korotin et al. 2021, arXiv:1909.13082.)
     """
 
     factors: tuple[Float[Array, "out in"], ...]
