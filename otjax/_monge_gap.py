@@ -34,8 +34,9 @@ def monge_gap(
     regulariser it stands beside a loss that does, such as `sinkhorn_divergence` of the images.
 
     $OT_\epsilon$ is the value of `solve`, whose entropy is relative to the product of the
-    marginals, not debiased: an optimal map of n points has a gap from $-\epsilon \log n$ to 0. Differentiable to every order, by images, points, masses and the cost. Never raises
-    for values: where they are invalid it is NaN, with a gradient of zero.
+    marginals, not debiased: an optimal map of n points has a gap from $-\epsilon \log n$ to 0.
+    Differentiable to every order, by images, points, masses and the cost. Never raises for values:
+    where they are invalid it is NaN, with a gradient of zero.
 
     **Arguments:**
 

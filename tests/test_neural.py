@@ -98,7 +98,7 @@ def test_networks_that_do_nothing_leave_the_best_linear_map():
     y = found.transport(x)
     np.testing.assert_allclose(found.inverse(y), x, atol=1e-3)
     products = jnp.sum(x * y, axis=1)
-    np.testing.assert_allclose(found.potential(x) + found.conjugate(y), products, rtol=1e-4)
+    np.testing.assert_allclose(found.potential(x) + found.conjugate(y), products, atol=1e-3)
     np.testing.assert_allclose(
         jax.vmap(jax.grad(lambda x: found.potential(x[None])[0]))(x), y, atol=1e-3
     )
@@ -125,10 +125,10 @@ def test_a_map_is_learnt(method):
     )
     assert unexplained(found) < 0.4 * unexplained(start)
     assert found.error < start.error
-    x = normal(jr.key(3))
-    np.testing.assert_allclose(found.transport(found.inverse(bend(x))), bend(x), atol=0.05)
+    assert found.residual < 0.1
     assert found.history.shape == (400,)
-    assert jnp.mean(found.history[-50:]) > jnp.mean(found.history[:20])
+    noise = 0.1 * found.value + 4 * found.value_error
+    assert abs(jnp.mean(found.history[-50:]) - found.value) < noise
 
 
 def test_points_stand_for_their_distribution():

@@ -6,6 +6,7 @@ NeurIPS 2021, arXiv:2106.01954). The function is that of the published pairs, re
 their parameters, or one drawn here. Or both are Gaussians, whose map is closed.
 """
 
+import math
 import pathlib
 from typing import NamedTuple
 
@@ -162,7 +163,7 @@ def draw(dim: int, seed: int) -> Pair:
     points = single(rng.normal(size=(SITES, dim)))
     # Planes of one height at the origin on average, whose cells all have their share.
     heights = jnp.sum(jnp.square(points), axis=1)
-    sites = otjax.ConvexMap(points, heights, epsilon=0.5)
+    sites = otjax.ConvexMap(points, heights, epsilon=0.7 * math.sqrt(dim))
     return standardised(mixture(dim), Towards(sites, 0.2))
 
 

@@ -86,7 +86,7 @@ class QuadraticICNN(eqx.Module):
       z_{k+1} = \sigma(\mathrm{softplus}(V_k) z_k + q_{k+1}(x))$$
 
     with squares of each entry and $\sigma$ the CELU, which is convex and increasing; the value is a
-    sum of the last layer with positive weights and of $\frac\mu2\|x\|^2$, with $\mu > 0$ trained too.
+    sum of the last layer with positive weights and of $\frac\mu2\|x\|^2$, $\mu > 0$ trained.
     (Layers like those of Korotin et al. 2021, arXiv:1909.13082.)
     """
 
