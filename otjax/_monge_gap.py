@@ -57,9 +57,10 @@ def monge_gap(
         raise ValueError(
             f"`images` must have one point for each of `x`, {x.shape[0]}, got {images.shape}."
         )
-    problem = EntropicProblem(PointCloud(x, images, cost=cost), a, a, epsilon=epsilon)
+    geometry = PointCloud(x, images, cost=cost)
+    problem = EntropicProblem(geometry, a, a, epsilon=epsilon)
     solution = solve(problem, solver, tolerance=tolerance, throw=False)
     masses = valid_masses(problem.a)[0]
-    paid = jax.vmap(cost)(problem.geometry.x, problem.geometry.y)
+    paid = jax.vmap(cost)(geometry.x, geometry.y)
     gap = jnp.sum(masses * paid) - solution.value
     return nan_unless_valid(gap, solution.result)

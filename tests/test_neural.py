@@ -66,8 +66,9 @@ def small(method):
 
 def unexplained(found, truth=bend, seed=9):
     x = normal(jr.key(seed))
-    errors = found.transport(x) - truth(x)
-    return float(jnp.sum(jnp.square(errors)) / jnp.sum(jnp.square(truth(x) - truth(x).mean(0))))
+    squares = lambda points: float(jnp.sum(jnp.square(points)))
+    spread = truth(x) - jnp.mean(truth(x), axis=0, keepdims=True)
+    return squares(found.transport(x) - truth(x)) / squares(spread)
 
 
 @pytest.mark.parametrize("size", [1, 5])
@@ -140,7 +141,7 @@ def test_points_stand_for_their_distribution():
     np.testing.assert_allclose(found.transport(x), 2 * x, atol=0.1)
 
 
-@pytest.mark.parametrize("optimiser", [None, optax.adam(0.1)], ids=["lbfgs", "adam"])
+@pytest.mark.parametrize("optimiser", [None, optax.sgd(0.3)], ids=["lbfgs", "sgd"])
 def test_a_refinement_finds_the_conjugate(optimiser):
     potential = lambda x: jnp.sum(jnp.cosh(x)) + 0.5 * jnp.sum(jnp.square(x[0] + x[1]))
     x = jnp.asarray(np.random.default_rng(0).uniform(-1, 1, (6, 3)))
@@ -148,7 +149,7 @@ def test_a_refinement_finds_the_conjugate(optimiser):
     refine = lambda steps: jax.vmap(
         lambda y: neural.Refinement(steps, optimiser=optimiser)(potential, jnp.zeros(3), y)
     )(y)
-    np.testing.assert_allclose(refine(60), x, atol=1e-6 if optimiser is None else 0.02)
+    np.testing.assert_allclose(refine(60), x, atol=1e-6)
     np.testing.assert_array_equal(refine(0), jnp.zeros((6, 3)))
     error = lambda x: jnp.sum(jnp.square(jax.vmap(jax.grad(potential))(x) - y), axis=1)
     assert jnp.all(error(refine(2)) <= error(jnp.zeros((6, 3))))

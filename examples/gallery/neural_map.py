@@ -29,7 +29,9 @@ networks = (
     neural.NearIdentity(2, 64, key=jr.key(1)),
 )
 descent = neural.Descent(max_steps=1000)
-found = neural.neural_map(normal, blobs, key=jr.key(2), networks=networks, descent=descent)
+found = neural.neural_map(
+    normal, blobs, key=jr.key(2), networks=networks, descent=descent, throw=False
+)
 
 draw = lambda sampler, seed: jnp.concatenate([sampler(jr.key(seed + i)) for i in range(4)])
 x, y = draw(normal, 10), draw(blobs, 20)
