@@ -61,6 +61,9 @@ def monge_gap(
     problem = EntropicProblem(geometry, a, a, epsilon=epsilon)
     solution = solve(problem, solver, tolerance=tolerance, throw=False)
     masses = valid_masses(problem.a)[0]
-    paid = jax.vmap(cost)(geometry.x, geometry.y)
+    # Where they are no numbers, or have no mass, neither cost nor derivative is taken of them.
+    finite = lambda points: jnp.all(jnp.isfinite(points), axis=1, keepdims=True)
+    taken = finite(geometry.x) & finite(geometry.y) & (masses > 0)[:, None]
+    paid = jax.vmap(cost)(jnp.where(taken, geometry.x, 0), jnp.where(taken, geometry.y, 0))
     gap = jnp.sum(masses * paid) - solution.value
     return nan_unless_valid(gap, solution.result)

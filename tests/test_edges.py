@@ -201,7 +201,6 @@ def test_a_point_without_an_allowed_partner_is_infeasible():
     np.testing.assert_allclose(absent.value, 1.0, rtol=1e-6)
 
 
-@pytest.mark.slow
 def test_an_absent_point_of_a_soft_side_has_no_plan_that_overflows():
     cost = jnp.asarray(np.random.default_rng(2).random((5, 4)), jnp.float32).at[2].add(2.0)
     b, there = jnp.array([0.3, 0.0, 0.3, 0.4]), jnp.array([0, 2, 3])
@@ -217,6 +216,7 @@ def test_an_absent_point_of_a_soft_side_has_no_plan_that_overflows():
     assert solution.marginals[1][1] == 0
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("dtype", [jnp.float64, jnp.float32])
 def test_mass_without_an_allowed_partner_vanishes_at_its_price(dtype):
     rng = np.random.default_rng(0)

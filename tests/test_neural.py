@@ -49,7 +49,7 @@ def affine(key):
 
 def bend(x):
     """The gradient of a convex function, far from linear."""
-    return 0.2 * x + 2 * jnp.tanh(4 * x)
+    return jnp.sinh(x)
 
 
 def bent(key):
@@ -58,7 +58,7 @@ def bent(key):
 
 def small(method):
     """Networks that train in seconds."""
-    make = lambda seed: nn.QuadraticICNN(2, width=12, depth=2, key=jr.key(seed))
+    make = lambda seed: nn.QuadraticICNN(2, width=16, depth=2, key=jr.key(seed))
     cast = lambda leaf: leaf.astype(jnp.float32) if eqx.is_inexact_array(leaf) else leaf
     predictor = make(1) if method.convex_predictor else neural.NearIdentity(2, 16, key=jr.key(1))
     return jax.tree.map(cast, (make(0), predictor))
@@ -120,7 +120,7 @@ def test_a_map_is_learnt(method):
     start = neural.neural_map(
         normal, bent, key=jr.key(0), networks=still(), descent=STILL, throw=False
     )
-    descent = neural.Descent(max_steps=400, optimiser=optax.adam(3e-3, b2=0.99))
+    descent = neural.Descent(max_steps=400, optimiser=optax.adam(1e-2, b2=0.99))
     found = neural.neural_map(
         normal, bent, key=jr.key(0), networks=small(method), method=method, descent=descent
     )

@@ -121,7 +121,7 @@ class QuadraticICNN(eqx.Module):
         self.mixed = tuple(
             start + jr.normal(key, (width, width)) for key in jr.split(key_mixed, depth - 1)
         )
-        self.final = start - 1 + jr.normal(key_final, (width,))
+        self.final = start + jr.normal(key_final, (width,))
         self.curvature = jnp.log(jnp.expm1(jnp.asarray(0.7)))
 
     def __call__(self, x: Float[Array, " in"]) -> Float[Array, ""]:
