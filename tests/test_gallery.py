@@ -40,6 +40,7 @@ WORKS = {
     "learnable_cost": lambda n: n[0] + n[1] > 0.8 and n[-1] > 90 > n[-2],
     "learning_to_rank": lambda n: n[2] * 1.01 > n[1] > 0.8 > n[0],
     "line_and_slices": _falls,
+    "neural_map": _falls,
     "outliers": lambda n: n[0] > 8 > 1 > n[-1],  # percent of the mass, 10 where it must move
     "potentials": lambda n: 0.5 < n[0] < n[1] < 1.05,
 }
