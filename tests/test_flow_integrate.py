@@ -288,7 +288,7 @@ def test_steps_adapt_to_what_is_asked():
 
     @jax.jit
     def at(x, tolerance):
-        solver = flow.Adaptive(rtol=tolerance, atol=tolerance)
+        solver = flow.Tsit5(rtol=tolerance, atol=tolerance)
         return flow.integrate(turn, x, solver=solver, end=0.8, trace=flow.ExactTrace())
 
     fine, coarse = at(x, 1e-9), at(x, 1e-3)
@@ -299,7 +299,7 @@ def test_steps_adapt_to_what_is_asked():
     np.testing.assert_allclose(fine.path_energy, grid.path_energy, rtol=1e-6)
     assert fine.num_evaluations > 2 * coarse.num_evaluations
     back = flow.integrate(
-        turn, fine.samples, solver=flow.Adaptive(rtol=1e-9, atol=1e-9), start=0.8, end=0.0
+        turn, fine.samples, solver=flow.Tsit5(rtol=1e-9, atol=1e-9), start=0.8, end=0.0
     )
     np.testing.assert_allclose(back.samples, x, atol=1e-6)
     np.testing.assert_allclose(back.path_energy, fine.path_energy, rtol=1e-6)
@@ -307,16 +307,16 @@ def test_steps_adapt_to_what_is_asked():
     np.testing.assert_allclose(
         gradient, jnp.ones((5, 2)) @ scipy.linalg.expm(0.96 * MATRIX), atol=1e-6
     )
-    short = flow.integrate(turn, x, solver=flow.Adaptive(rtol=1e-9, atol=1e-9, max_steps=2))
+    short = flow.integrate(turn, x, solver=flow.Tsit5(rtol=1e-9, atol=1e-9, max_steps=2))
     assert short.result == otjax.RESULTS.max_steps_reached
-    single = flow.integrate(turn, x.astype(jnp.float32), solver=flow.Adaptive())
+    single = flow.integrate(turn, x.astype(jnp.float32), solver=flow.Tsit5())
     assert single.samples.dtype == jnp.float32 and single.result == otjax.RESULTS.successful
 
 
 def test_an_adaptive_method_says_what_it_needs(monkeypatch):
     monkeypatch.setitem(sys.modules, "diffrax", None)
     with pytest.raises(ImportError, match="otjax\\[diffrax\\]"):
-        flow.integrate(lambda t, x: x, jnp.ones((3, 1)), solver=flow.Adaptive())
+        flow.integrate(lambda t, x: x, jnp.ones((3, 1)), solver=flow.Tsit5())
     for options in ({"rtol": 0.0}, {"atol": -1.0}, {"max_steps": 0}):
         with pytest.raises(ValueError, match=f"`{next(iter(options))}`"):
-            flow.Adaptive(**options)
+            flow.Tsit5(**options)

@@ -1,6 +1,6 @@
 """The dynamic picture: velocities, flows and particles that carry one measure to another."""
 
-from ._adaptive import Adaptive as Adaptive
+from ._adaptive import Tsit5 as Tsit5
 from ._benamou_brenier import (
     benamou_brenier as benamou_brenier,
     DynamicSolution as DynamicSolution,

@@ -10,7 +10,7 @@ from jaxtyping import Array, ArrayLike, Bool, Float, Int, PyTree
 from .._arrays import positive_number
 
 
-class Adaptive(eqx.Module):
+class Tsit5(eqx.Module):
     """The method of Tsitouras, of order 5, by `diffrax`, with steps as long as its error estimate
     allows. All samples take the same steps. Needs `otjax[diffrax]`.
 
@@ -49,7 +49,7 @@ class Adaptive(eqx.Module):
         try:
             import diffrax  # pyright: ignore[reportMissingImports]
         except ImportError as error:
-            raise ImportError("`Adaptive()` needs diffrax: pip install otjax[diffrax].") from error
+            raise ImportError("`Tsit5()` needs diffrax: pip install otjax[diffrax].") from error
         dtype = times[0].dtype
         control = diffrax.PIDController(self.rtol.astype(dtype), self.atol.astype(dtype))
         with jax.numpy_dtype_promotion("standard"), jax.numpy_rank_promotion("allow"):

@@ -13,7 +13,7 @@ from jaxtyping import Array, ArrayLike, Float, Int
 from .._arrays import constant, float_scalar
 from .._results import RESULTS
 from .._varying import scan
-from ._adaptive import Adaptive
+from ._adaptive import Tsit5
 from ._batches import all_finite, batch, checked_velocity, Velocity
 from ._runge_kutta import AbstractRungeKutta, advance, Heun
 
@@ -87,7 +87,7 @@ def integrate(
     x0: ArrayLike,
     condition: ArrayLike | None = None,
     *,
-    solver: AbstractRungeKutta | Adaptive = Heun(),
+    solver: AbstractRungeKutta | Tsit5 = Heun(),
     num_steps: int = 50,
     start: ArrayLike = 0.0,
     end: ArrayLike = 1.0,
@@ -105,8 +105,8 @@ def integrate(
         to the velocity, like the sample; it is vmapped here.
     - `x0`: the samples at the start, shape (n, ...).
     - `condition`: what each sample comes with, axes (n, ...).
-    - `solver`: `Euler()`, `Heun()` or `RK4()`; or `Adaptive()`, whose derivatives go backward only.
-    - `num_steps`: how many steps; the first of `Adaptive()` is as long as they would be.
+    - `solver`: `Euler()`, `Heun()` or `RK4()`; or `Tsit5()`, whose derivatives go backward only.
+    - `num_steps`: how many steps; the first of `Tsit5()` is as long as they would be.
     - `start`, `end`: the times; with `end` before `start` it goes backward.
     - `trace`: `ExactTrace()` or `Hutchinson(key)` for densities; None leaves them out.
 
@@ -115,7 +115,7 @@ def integrate(
     **Raises:** `ValueError` for wrong shapes, dtypes and types.
     """
     x0 = batch(x0, "x0")
-    if not isinstance(solver, AbstractRungeKutta | Adaptive):
+    if not isinstance(solver, AbstractRungeKutta | Tsit5):
         raise ValueError(f"`solver` must be a method such as `Heun()`, got {solver!r}.")
     if not isinstance(num_steps, int) or num_steps < 1:
         raise ValueError(f"`num_steps` must be a whole number, at least 1, got {num_steps!r}.")
@@ -137,7 +137,7 @@ def _integrate(
     velocity: Velocity,
     x0: Float[Array, "n ..."],
     conditions: tuple[Array, ...],
-    solver: AbstractRungeKutta | Adaptive,
+    solver: AbstractRungeKutta | Tsit5,
     num_steps: int,
     times: tuple[Float[Array, ""], Float[Array, ""]],
     trace: AbstractTrace | None,
@@ -158,7 +158,7 @@ def _integrate(
 
     zeros = () if trace is None else (jnp.zeros(len(x0), x0.dtype),)
     init = (x0, jnp.zeros((), x0.dtype), *zeros)
-    if isinstance(solver, Adaptive):
+    if isinstance(solver, Tsit5):
         (x1, energy, *log_volume), evaluations, reached = solver.carry(rate, init, times, step)
     else:
         x1, energy, *log_volume = _on_grid(solver, rate, init, start, step, num_steps)
@@ -209,7 +209,7 @@ def reflow(
     x0: ArrayLike,
     condition: ArrayLike | None = None,
     *,
-    solver: AbstractRungeKutta | Adaptive = Heun(),
+    solver: AbstractRungeKutta | Tsit5 = Heun(),
     num_steps: int = 50,
     has_aux: Literal[False] = False,
 ) -> tuple[Float[Array, "n ..."], Float[Array, "n ..."]]: ...
@@ -221,7 +221,7 @@ def reflow(
     x0: ArrayLike,
     condition: ArrayLike | None = None,
     *,
-    solver: AbstractRungeKutta | Adaptive = Heun(),
+    solver: AbstractRungeKutta | Tsit5 = Heun(),
     num_steps: int = 50,
     has_aux: Literal[True],
 ) -> tuple[tuple[Float[Array, "n ..."], Float[Array, "n ..."]], Flow]: ...
@@ -232,7 +232,7 @@ def reflow(
     x0: ArrayLike,
     condition: ArrayLike | None = None,
     *,
-    solver: AbstractRungeKutta | Adaptive = Heun(),
+    solver: AbstractRungeKutta | Tsit5 = Heun(),
     num_steps: int = 50,
     has_aux: bool = False,
 ):
