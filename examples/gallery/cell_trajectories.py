@@ -3,9 +3,10 @@
     python examples/gallery/cell_trajectories.py    # draws cell_trajectories.png
 
 A cell is destroyed when it is measured, so that each day is another sample. Unbalanced plans join
-the days, as in Waddington-OT (Schiebinger et al. 2019, doi:10.1016/j.cell.2019.01.006). The cells are
-synthetic, so that the truth is known: stem cells take one of two fates, and those of the upper one
-divide. Real counts, reduced to a few principal components, go in place of `days`.
+the days, as in Waddington-OT (Schiebinger et al. 2019, doi:10.1016/j.cell.2019.01.006).
+
+The cells are synthetic, so that the truth is known: stem cells take one of two fates, and those of
+the upper one divide. Real counts, reduced to a few principal components, go in place of `days`.
 """
 
 import numpy as np
@@ -18,7 +19,7 @@ rng = np.random.default_rng(0)
 GROWTH = 1.6  # of the upper branch, in each interval
 
 
-def day(time, number=250):
+def day(time, number=150):
     """Cells of a day, shape (number, 2), and which of them are of the upper branch."""
     upper = rng.uniform(size=number) < GROWTH**time / (GROWTH**time + 1)
     height = np.where(upper, 1, -1) * time**1.5 / 3
@@ -33,7 +34,7 @@ for now, after in zip(days, days[1:], strict=False):
     problem = otjax.EntropicProblem(
         otjax.PointCloud(now, after),
         epsilon=0.05,
-        marginals=(otjax.Unbalanced(0.3), otjax.Unbalanced(50.0)),
+        marginals=(otjax.Unbalanced(0.3), otjax.Balanced()),
     )
     solution = otjax.solve(problem, tolerance=1e-3)
     plans.append(np.asarray(solution.plan.as_matrix()))
@@ -52,7 +53,7 @@ print(f"share of upper fates of the stem cells: {fate.mean():.2f}")
 figure = Figure(figsize=(10, 3.8), layout="tight")
 left, right_ax = figure.subplots(1, 2, sharex=True, sharey=True)
 for now, after, plan in zip(days, days[1:], plans, strict=False):
-    for row in rng.choice(len(now), 60, replace=False):
+    for row in rng.choice(len(now), 50, replace=False):
         column = rng.choice(len(after), p=plan[row] / plan[row].sum())
         left.plot(*np.stack([now[row], after[column]]).T, color="0.6", linewidth=0.5)
 for time, cells in enumerate(days):

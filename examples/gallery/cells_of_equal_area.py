@@ -32,7 +32,7 @@ sizes = [np.bincount(cells, minlength=len(y)) / side**2 * len(y) for cells in (n
 for name, size in zip(("nearest point", "transport"), sizes, strict=True):
     print(f"{name}: areas from {size.min():.2f} to {size.max():.2f} of a fair share")
 
-figure = Figure(figsize=(8, 4.4), layout="tight")
+figure = Figure(figsize=(8, 4.1), layout="tight")
 shades = np.random.default_rng(0).permutation(len(y))
 for ax, title, cells in zip(
     figure.subplots(1, 2), ("nearest point", "cells of equal area"), (nearest, fair), strict=True

@@ -24,7 +24,7 @@ def data(key, number=128):
 
 
 def latent(key):
-    """Gaussian noise and a coin, so that no part of the generator need stretch between the moons."""
+    """Gaussian noise, and a coin: nothing need stretch between the moons."""
     key_noise, key_coin = jr.split(key)
     return jnp.append(jr.normal(key_noise, (2,)), 2.0 * jr.bernoulli(key_coin) - 1)
 
@@ -40,7 +40,7 @@ trainer = gan.Trainer(
 )
 generator = nn.MLPGenerator(3, 2, width=128, depth=2, key=jr.key(0))
 state = trainer.init(generator, key=jr.key(1))
-latents, real = jax.vmap(latent)(jr.split(jr.key(2), 500)), data(jr.key(3), 500)
+latents, real = jax.vmap(latent)(jr.split(jr.key(2), 250)), data(jr.key(3), 250)
 pictures, curve = {0: generator}, []
 for number in range(1, STEPS + 1):
     state, metrics = trainer.step(state, data)
@@ -50,7 +50,7 @@ for number in range(1, STEPS + 1):
 
 w2 = lambda points: float(otjax.wasserstein(points, real, p=2, gap=1e-2))
 before, after = w2(jax.vmap(generator)(latents)), w2(jax.vmap(state.ema)(latents))
-chance = w2(data(jr.key(4), 500))
+chance = w2(data(jr.key(4), 250))
 print(f"W2 to the data: {before:.3f} before, {after:.3f} after, {chance:.3f} of other data")
 
 figure = Figure(figsize=(11, 2.7), layout="tight")

@@ -15,7 +15,7 @@ from matplotlib.figure import Figure
 import otjax
 
 
-SIDE = 64
+SIDE = 32
 t = (jnp.arange(SIDE) + 0.5) / SIDE
 grid = otjax.Grid((t, t))
 
@@ -30,7 +30,7 @@ def distance(a, b):
 
 
 target = blob(0.2, 0.5)
-ways = np.linspace(0, 0.6, 13, dtype=np.float32)
+ways = np.linspace(0, 0.6, 9, dtype=np.float32)
 moved = jnp.stack([blob(0.2 + way, 0.5) for way in ways])
 values, gradients = jax.jit(jax.vmap(jax.value_and_grad(distance), in_axes=(0, None)))(
     moved, target
@@ -40,9 +40,9 @@ print(f"squared way 0.36: divergence {values[-1]:.3f}")
 
 figure = Figure(figsize=(9.6, 3.2), layout="tight")
 axes = figure.subplots(1, 3)
-axes[0].imshow((target + moved[6]).reshape(SIDE, SIDE), cmap="Greys")
+axes[0].imshow((target + moved[4]).reshape(SIDE, SIDE), cmap="Greys")
 axes[0].set_title("target on the left, image on the right")
-slope = (gradients[6] - gradients[6].mean()).reshape(SIDE, SIDE)
+slope = (gradients[4] - gradients[4].mean()).reshape(SIDE, SIDE)
 axes[1].imshow(slope, cmap="coolwarm")
 axes[1].set_title("gradient: less here (red), more there")
 for ax in axes[:2]:

@@ -73,7 +73,7 @@ put_together = lambda some: (
 )
 shuffled, order = tests[0]
 solved = jnp.zeros_like(shuffled).at[places(model, shuffled)].set(shuffled)
-figure = Figure(figsize=(9, 3.5), layout="tight")
+figure = Figure(figsize=(9, 3.2), layout="tight")
 axes = figure.subplots(1, 3)
 axes[0].imshow(np.clip(put_together(shuffled), 0, 1))
 axes[1].imshow(soft(model, shuffled), cmap="Greys", vmin=0, vmax=1)

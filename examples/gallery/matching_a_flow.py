@@ -30,7 +30,7 @@ def batch(key, number=128):
     key_noise, key_square, key_cell = jr.split(key, 3)
     cell = jr.randint(key_cell, (number,), 0, 8)
     row, column = cell // 2, 2 * (cell % 2) + (cell // 2) % 2
-    corner = jnp.stack([row, column], axis=1) - 2.0
+    corner = jnp.stack([row, column], axis=2) - 2.0
     return jr.normal(key_noise, (number, 2)), corner + jr.uniform(key_square, (number, 2))
 
 
@@ -56,7 +56,7 @@ def train(coupling, steps=800):
 
 figure = Figure(figsize=(10, 5.2), layout="tight")
 axes = figure.subplots(2, 4)
-noise, real = batch(jr.key(9999), 1000)
+noise, real = batch(jr.key(9999), 400)
 for line, (name, coupling) in zip(
     axes, {"random": flow.Independent(), "transport": flow.Minibatch(0.05)}.items(), strict=True
 ):
@@ -74,11 +74,11 @@ for line, (name, coupling) in zip(
     ]
     line[0].plot(*jnp.stack([noise[:60], *ways]).transpose(2, 0, 1), color="0.4", linewidth=0.6)
     line[0].set_title(f"{name}: ways")
-    line[1].scatter(*whole.samples.T, s=1)
+    line[1].scatter(*whole.samples.T, s=2)
     line[1].set_title("50 steps")
-    line[2].scatter(*few.samples.T, s=1)
+    line[2].scatter(*few.samples.T, s=2)
     line[2].set_title("2 steps")
-    line[3].scatter(*real.T, s=1, color="0.5")
+    line[3].scatter(*real.T, s=2, color="0.5")
     line[3].set_title("data")
 for ax in axes.flat:
     ax.set(aspect="equal", xlim=(-2.6, 2.6), ylim=(-2.6, 2.6), xticks=[], yticks=[])

@@ -45,13 +45,13 @@ def register(marginals, steps=15):
 
 
 error = lambda moved: jnp.sqrt(jnp.mean(jnp.sum((moved[:80] - whole[:80]) ** 2, axis=1)))
-figure = Figure(figsize=(10, 3.9), layout="tight")
+figure = Figure(figsize=(10, 3.6), layout="tight")
 axes = figure.subplots(1, 3)
 found = {"balanced": register(otjax.Balanced()), "partial": register(otjax.Partial(0.45))}
 ends = {"before": (part, None)} | found
 for ax, (name, (moved, mass)) in zip(axes, ends.items(), strict=True):
     ax.scatter(*whole.T, s=4, color="0.7")
-    ax.scatter(*moved.T, s=6, c="C0" if mass is None else mass, cmap="viridis")
+    ax.scatter(*moved.T, s=6, **({} if mass is None else {"c": mass}))
     ax.set(title=f"{name}: error {error(moved):.3f}", aspect="equal", xticks=[], yticks=[])
 print(", ".join(f"{name}: {error(moved):.3f}" for name, (moved, _) in ends.items()))
 figure.savefig("partial_transport.png", dpi=80)

@@ -43,12 +43,12 @@ for _ in range(STEPS):
     state, metrics = trainer.step(state, data)
     curve.append(float(metrics["w1"]))
 
-latents = jr.normal(jr.key(3), (500, 2))
-real = data(jr.key(4), 500)
+latents = jr.normal(jr.key(3), (250, 2))
+real = data(jr.key(4), 250)
 first, samples = jax.vmap(generator)(latents), jax.vmap(state.ema)(latents)
 before, after, chance = (
     float(otjax.wasserstein(some, real, p=1, gap=1e-2))
-    for some in (first, samples, data(jr.key(5), 500))
+    for some in (first, samples, data(jr.key(5), 250))
 )
 print(f"W1 to the data: {before:.3f} before, {after:.3f} after, {chance:.3f} of other data")
 
