@@ -27,7 +27,7 @@ def without_constant(problem: EntropicProblem) -> tuple[EntropicProblem, Float[A
     least = jnp.min(jnp.where(counts, cost, jnp.inf))
     most = jnp.max(jnp.where(counts, cost, -jnp.inf))
     near = (least > 0) & (most <= 2 * least) | (most < 0) & (least >= 2 * most)
-    constant = jnp.where(near, least, 0)
+    constant = jnp.where(near & jnp.isfinite(least), least, 0)
     level = EntropicProblem(
         CostMatrix(geometry.matrix - constant),
         problem.a,

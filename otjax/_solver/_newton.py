@@ -43,7 +43,8 @@ class Newton(AbstractAcceleration):
     """Newton's step by conjugate gradients within a trust region, with a line search on the dual.
 
     Where parts of the plan hardly touch, the Hessian is nearly singular and its inverse says
-    nothing of the dual at a distance: the region, in units of epsilon, grows where it is right.
+    nothing of the dual at a distance: the region, in units of epsilon, grows where it is right, and
+    what lies beyond it goes to its edge.
     A step is kept if the dual has increased: always where its slope is still not negative, as it
     is concave. Otherwise it is shortened towards where the secant of the slope vanishes.
     """
@@ -91,15 +92,21 @@ class Newton(AbstractAcceleration):
         noise = 16 * jnp.finfo(slope.dtype).eps * jnp.abs(history.value)
         noise = jnp.where(history.slope * history.length <= noise, noise, 0)
         increased = (point.value >= history.value - noise) & (slope >= -0.5 * history.slope)
+        kept = history.begun & ((slope >= 0) | increased)
+        radius = jnp.where(kept, _radius_after(history, problem.epsilon), history.radius)
+        history = eqx.tree_at(lambda search: search.radius, history, radius)
         search = cond_any(
-            ~history.begun | (slope >= 0) | increased,
+            ~history.begun & (point.error > best.tolerance),
             lambda: self._turn(history, absorbed, point, gradient, best.tolerance),
             lambda: self._shorten(history, slope),
         )
-        # No ascent direction or no length left: a plain step increases the dual as well.
-        useful = (search.slope > 0) & (search.length > 1e-4)
+        # A plain step, which increases the dual as well, where there is no ascent direction or no
+        # length left; and after each step that is kept, for what its model does not reach: it costs
+        # a small part of the next direction.
+        useful = (search.slope > 0) & (search.length > 1e-4) & ~kept
         g = jnp.where(useful, search.base + search.length * search.direction, point.image)
-        return g, eqx.tree_at(lambda search: search.begun, search, useful)
+        image = jnp.where(kept, point.image, search.image)
+        return g, eqx.tree_at(lambda s: (s.begun, s.image), search, (useful, image))
 
     def _shorten(self, search: _Search, slope: Float[Array, ""]) -> _Search:
         secant = search.slope / (search.slope - slope)
@@ -117,17 +124,15 @@ class Newton(AbstractAcceleration):
         """A new direction, as accurate as the error left makes worthwhile."""
         problem = absorbed.problem
         enough = jnp.maximum(point.error, 0.1 * tolerance / point.error)
-        # A step that was kept whole says that one may go further, one that was cut how far.
-        kept = search.length * jnp.max(jnp.abs(search.direction)) / problem.epsilon
-        radius = jnp.where(search.length < 1, 2 * kept, jnp.maximum(search.radius, 4 * kept))
-        radius = jnp.where(search.begun, radius, search.radius)
         # As far as the absorbed plan carries; f follows g, and goes no further.
         drift = jnp.max(jnp.abs(point.g - absorbed.g0)) / problem.epsilon
         room = 0.8 * DRIFT[gradient.dtype] - drift
         # In units that keep the numbers in the range of single precision.
         unit = jnp.max(jnp.abs(gradient))
         unit = problem.epsilon * jnp.where(unit > 0, unit, 1)
-        radius_in_units = problem.epsilon * jnp.minimum(radius, jnp.maximum(room, 1e-3)) / unit
+        radius_in_units = (
+            problem.epsilon * jnp.minimum(search.radius, jnp.maximum(room, 1e-3)) / unit
+        )
 
         def direction_by(plan: TransportPlan) -> Float[Array, " m"]:
             schur, dtype = Schur(problem, plan), plan.b.dtype
@@ -155,10 +160,16 @@ class Newton(AbstractAcceleration):
             length=jnp.ones_like(search.length),
             value=point.value,
             slope=inner(gradient, direction),
-            radius=radius,
+            radius=search.radius,
             begun=jnp.array(True),
             image=point.image,
         )
+
+
+def _radius_after(search: _Search, epsilon: Float[Array, ""]) -> Float[Array, ""]:
+    """A step that was kept whole says that one may go further, one that was cut how far."""
+    kept = search.length * jnp.max(jnp.abs(search.direction)) / epsilon
+    return jnp.where(search.length < 1, 2 * kept, jnp.maximum(search.radius, 4 * kept))
 
 
 class DualNewton(AbstractAbsorbedSolver):
