@@ -30,7 +30,7 @@ def test_reports_tell_of_the_solve_and_change_nothing_of_it():
     alone = otjax.solve(_problem(), watched.solver)
     np.testing.assert_array_equal(solution.potentials[0], alone.potentials[0])
     steps, errors, epsilons = np.transpose(reports)
-    assert steps[-1] == solution.stats.num_steps and np.all(np.diff(steps) >= 0)
+    assert steps[-1] == int(solution.stats.num_steps) and np.all(np.diff(steps) >= 0)
     np.testing.assert_allclose(errors[-1], solution.stats.marginal_error, rtol=1e-3, atol=1e-9)
     # The annealing ends at the problem's own.
     assert epsilons[0] > 2 and epsilons[-1] == 1 and np.all(np.diff(epsilons) <= 0)

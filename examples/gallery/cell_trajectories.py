@@ -21,10 +21,10 @@ GROWTH = 1.6  # of the upper branch, in each interval
 
 def day(time, number=150):
     """Cells of a day, shape (number, 2), and which of them are of the upper branch."""
-    upper = rng.uniform(size=number) < GROWTH**time / (GROWTH**time + 1)
+    upper = np.arange(number) < round(number * GROWTH**time / (GROWTH**time + 1))
     height = np.where(upper, 1, -1) * time**1.5 / 3
     cells = np.stack([np.full(number, time), height], axis=1)
-    return (cells + 0.15 * rng.normal(size=cells.shape)).astype(np.float32), upper
+    return (cells + np.array([0.05, 0.15]) * rng.normal(size=cells.shape)).astype(np.float32), upper
 
 
 days, uppers = zip(*(day(float(time)) for time in range(4)), strict=True)
@@ -34,7 +34,7 @@ for now, after in zip(days, days[1:], strict=False):
     problem = otjax.EntropicProblem(
         otjax.PointCloud(now, after),
         epsilon=0.05,
-        marginals=(otjax.Unbalanced(0.3), otjax.Balanced()),
+        marginals=(otjax.Unbalanced(1.0), otjax.Balanced()),
     )
     solution = otjax.solve(problem, tolerance=1e-3)
     plans.append(np.asarray(solution.plan.as_matrix()))

@@ -30,7 +30,7 @@ def batch(key, number=128):
     key_noise, key_square, key_cell = jr.split(key, 3)
     cell = jr.randint(key_cell, (number,), 0, 8)
     row, column = cell // 2, 2 * (cell % 2) + (cell // 2) % 2
-    corner = jnp.stack([row, column], axis=2) - 2.0
+    corner = jnp.stack([row, column], axis=1) - 2.0
     return jr.normal(key_noise, (number, 2)), corner + jr.uniform(key_square, (number, 2))
 
 

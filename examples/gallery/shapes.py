@@ -14,7 +14,7 @@ import otjax
 rng = np.random.default_rng(0)
 
 
-def inside(test, number=600):
+def inside(test, number=350):
     """Uniform points of the square where `test` holds."""
     points = rng.uniform(-1.2, 1.2, size=(20 * number, 2)).astype(np.float32)
     return jnp.asarray(points[test(*points.T)][:number])
@@ -47,7 +47,7 @@ for ax, number in zip(axes[0], (0, 3, 6, 12, 25), strict=True):
 for ax, t in zip(axes[1], (0, 0.25, 0.5, 0.75, 1), strict=True):
     way = (1 - t) * x[plan.rows] + t * y[plan.columns]  # a point for each pair that has mass
     ax.scatter(
-        *way.T, s=200 * plan.masses * (plan.masses > 0) * 6, c=x[plan.rows, 0], cmap="coolwarm"
+        *way.T, s=120 * plan.masses * (plan.masses > 0) * 6, c=x[plan.rows, 0], cmap="coolwarm"
     )
     ax.set_title(f"straight, t = {t}")
 for ax in axes.flat:
