@@ -6,6 +6,7 @@ Each digit was shifted by up to four pixels on a larger canvas. The mean of pixe
 debiased barycentre (Janati et al. 2020, arXiv:2006.02575) is a digit.
 """
 
+import jax
 import jax.numpy as jnp
 import numpy as np
 from matplotlib.figure import Figure
@@ -14,16 +15,17 @@ from sklearn.datasets import load_digits
 import otjax
 
 
+jax.config.update("jax_enable_x64", True)  # sharp barycentres ask for all digits
 SIDE = 16
 rng = np.random.default_rng(0)
 digits = load_digits()
-axis = jnp.arange(SIDE, dtype=jnp.float32)
+axis = jnp.arange(SIDE, dtype=float)
 grid = otjax.Grid((axis, axis))
 
 
 def some(digit, number=10):
     """Images of one digit, each somewhere on the canvas, of total mass 1."""
-    canvas = np.zeros((number, SIDE, SIDE), np.float32)
+    canvas = np.zeros((number, SIDE, SIDE))
     for image, small in zip(canvas, digits.images[digits.target == digit], strict=False):
         row, column = rng.integers(0, SIDE - 8 + 1, size=2)
         image[row : row + 8, column : column + 8] = small
@@ -40,7 +42,7 @@ def spread(image):
 figure = Figure(figsize=(7.5, 4.6), layout="tight")
 axes = figure.subplots(3, 5)
 spreads = []
-for column, digit in zip(axes.T, (0, 1, 3, 5, 8), strict=True):
+for column, digit in zip(axes.T, (0, 2, 3, 5, 8), strict=True):
     images = some(digit)
     found = otjax.barycenter(grid, images, epsilon=0.5, objective=otjax.Debiased(), tolerance=1e-2)
     rows = images[0], images.mean(axis=0), found.masses
