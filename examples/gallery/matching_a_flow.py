@@ -58,7 +58,9 @@ figure = Figure(figsize=(10, 5.2), layout="tight")
 axes = figure.subplots(2, 4)
 noise, real = batch(jr.key(9999), 400)
 for line, (name, coupling) in zip(
-    axes, {"random": flow.Independent(), "transport": flow.Minibatch(epsilon=0.05)}.items(), strict=True
+    axes,
+    {"random": flow.Independent(), "transport": flow.Minibatch(epsilon=0.05)}.items(),
+    strict=True,
 ):
     field = train(coupling)
     whole = flow.integrate(field, noise, num_steps=50)

@@ -6,7 +6,6 @@ Each digit was shifted by up to four pixels on a larger canvas. The mean of pixe
 debiased barycentre (Janati et al. 2020, arXiv:2006.02575) is a digit.
 """
 
-import jax
 import jax.numpy as jnp
 import numpy as np
 from matplotlib.figure import Figure
@@ -15,17 +14,16 @@ from sklearn.datasets import load_digits
 import otjax
 
 
-jax.config.update("jax_enable_x64", True)  # sharp barycentres ask for all digits
 SIDE = 16
-rng = np.random.default_rng(0)
 digits = load_digits()
-axis = jnp.arange(SIDE, dtype=float)
+axis = jnp.arange(SIDE, dtype=jnp.float32)
 grid = otjax.Grid((axis, axis))
 
 
 def some(digit, number=10):
     """Images of one digit, each somewhere on the canvas, of total mass 1."""
-    canvas = np.zeros((number, SIDE, SIDE))
+    rng = np.random.default_rng(digit)
+    canvas = np.zeros((number, SIDE, SIDE), np.float32)
     for image, small in zip(canvas, digits.images[digits.target == digit], strict=False):
         row, column = rng.integers(0, SIDE - 8 + 1, size=2)
         image[row : row + 8, column : column + 8] = small

@@ -16,7 +16,7 @@ import otjax
 
 t = np.linspace(0, 2 * np.pi, 160, endpoint=False)
 radius = 1 + 0.3 * np.cos(3 * t) + 0.2 * np.sin(2 * t)
-whole = np.stack([radius * np.cos(t), radius * np.sin(t)], axis=1).astype(np.float32)
+whole = jnp.asarray(np.stack([radius * np.cos(t), radius * np.sin(t)], axis=1), jnp.float32)
 angle = np.deg2rad(20)
 turn = np.array([[np.cos(angle), -np.sin(angle)], [np.sin(angle), np.cos(angle)]], np.float32)
 clutter = jr.uniform(jr.key(0), (16, 2), minval=-0.4, maxval=0.4)

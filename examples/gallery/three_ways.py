@@ -59,7 +59,7 @@ def train_equinox():
 
 
 def train_nnx():
-    from flax import nnx
+    from flax import nnx  # pyright: ignore[reportMissingImports]
 
     @nnx.jit
     def step(model, state, z):
