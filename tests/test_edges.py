@@ -193,10 +193,27 @@ def test_a_point_without_an_allowed_partner_is_infeasible():
     assert solution.result == RESULTS.infeasible
     with pytest.raises(RuntimeError, match="Allow more pairs"):
         otjax.solve(otjax.EntropicProblem(otjax.CostMatrix(cost), epsilon=0.1))
+    nowhere = otjax.EntropicProblem(otjax.CostMatrix(jnp.full((5, 4), jnp.inf)), epsilon=0.1)
+    assert otjax.solve(nowhere, throw=False).result == RESULTS.infeasible
     # Without mass it needs none.
     a = jnp.array([0.25, 0.25, 0.0, 0.25, 0.25])
     absent = otjax.solve(otjax.EntropicProblem(otjax.CostMatrix(cost), a, epsilon=0.1))
     np.testing.assert_allclose(absent.value, 1.0, rtol=1e-6)
+
+
+def test_an_absent_point_of_a_soft_side_has_no_plan_that_overflows():
+    cost = jnp.asarray(np.random.default_rng(2).random((5, 4)), jnp.float32).at[2].add(2.0)
+    b, there = jnp.array([0.3, 0.0, 0.3, 0.4]), jnp.array([0, 2, 3])
+    solve = lambda cost, b: otjax.solve(
+        otjax.EntropicProblem(
+            otjax.CostMatrix(cost), b=b, epsilon=1e-3,
+            marginals=(otjax.Balanced(), otjax.Unbalanced(6e-3)),
+        )
+    )  # fmt: skip
+    solution, without = solve(cost, b), solve(cost[:, there], b[there])
+    np.testing.assert_allclose(solution.value, without.value, rtol=1e-5)
+    np.testing.assert_allclose(solution.marginals[1][there], without.marginals[1], atol=1e-5)
+    assert solution.marginals[1][1] == 0
 
 
 @pytest.mark.slow
@@ -499,7 +516,73 @@ def test_the_bounds_that_answers_are_held_against(fuzz):
         given, answer._replace(solution=eqx.tree_at(where, answer.solution, number))
     )
     assert "value" in wrong(lambda s: s.value, jnp.asarray(value * 1.01))[0]
-    shifted = answer.solution.potentials[0] + jnp.array([0.01, 0.0])
-    assert "marginal error" in wrong(lambda s: s.potentials[0], shifted)[0]
+    shifted = answer.solution.inner[0] + jnp.array([0.01, 0.0])
+    assert "marginal error" in wrong(lambda s: s.inner[0], shifted)[0]
     nan = answer._replace(numbers=jnp.array([jnp.nan]))
     assert "not finite" in fuzz.faults(given, nan)[0]
+
+
+# What each member of a batch has at its edge, and what a solve says of it.
+MEMBERS = {
+    "plain": "successful",
+    "not a number": "nonfinite_input",
+    "far away": "successful",
+    "a size of 1e9": "successful",
+    "tails": "successful",
+    "an epsilon below rounding": "unresolved_epsilon",
+    "a negative mass": "invalid_mass",
+    "an epsilon of zero": "invalid_epsilon",
+    "plain again": "successful",
+}
+
+
+def _members(dtype):
+    rng = np.random.default_rng(3)
+    count = len(MEMBERS)
+    x, y = rng.normal(size=(count, 14, 2)), rng.normal(size=(count, 11, 2)) + 0.5
+    a = np.full((count, 14), 1 / 14)
+    epsilon = np.full(count, 0.2)
+    x[1, 3] = np.nan
+    x[2], y[2] = x[2] + 300, y[2] + 300
+    x[3], y[3], epsilon[3] = 1e9 * x[3], 1e9 * y[3], 0.2e18
+    a[4] = scipy.special.softmax(-6.0 * np.arange(14))
+    epsilon[5] = 1e-9 if dtype == jnp.float32 else 1e-18
+    a[6, 0] = -0.1
+    epsilon[7] = 0
+    return tuple(jnp.asarray(array, dtype) for array in (x, y, a, epsilon))
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("engine", ["dense", "streamed"])
+@pytest.mark.parametrize("dtype", [jnp.float32, jnp.float64])
+@pytest.mark.parametrize("name", helpers.SOLVERS)
+def test_a_bad_member_of_a_batch_changes_no_other(name, dtype, engine):
+    def solve(x, y, a, epsilon):
+        cloud = helpers.ENGINES[engine](x, y, otjax.SqEuclidean())
+        problem = otjax.EntropicProblem(cloud, a, epsilon=epsilon)
+        return otjax.solve(problem, helpers.SOLVERS[name](), throw=False)
+
+    members = _members(dtype)
+    batch, alone = jax.vmap(solve)(*members), eqx.filter_jit(solve)
+    for k, expected in enumerate(MEMBERS.values()):
+        one = alone(*(array[k] for array in members))
+        assert one.result == getattr(RESULTS, expected), (k, RESULTS[one.result])
+        assert jax.tree.map(lambda leaf: leaf[k], batch.result) == one.result
+        # To the tolerance: rounding may end one program a step before the other; and where it decides
+        # everything the value alone is known.
+        known = [lambda s: s.value, lambda s: s.potentials, lambda s: s.marginals]
+        for numbers in known[:1] if expected == "unresolved_epsilon" else known:
+            members_of = jax.tree.leaves(jax.vmap(numbers)(batch))
+            for one_of, many in zip(jax.tree.leaves(numbers(one)), members_of, strict=True):
+                assert np.all(np.isfinite(one_of))
+                atol = 1e-2 * np.max(np.abs(one_of))
+                np.testing.assert_allclose(many[k], one_of, rtol=1e-4, atol=atol)
+    # And so do the derivatives of a loss, which are zero where the input is invalid.
+    loss = lambda x, y, a, epsilon: otjax.sinkhorn_divergence(x, y, a, epsilon=epsilon)
+    values, gradients = jax.vmap(jax.value_and_grad(loss))(*members)
+    invalid = np.array(
+        [status not in ("successful", "unresolved_epsilon") for status in MEMBERS.values()]
+    )
+    np.testing.assert_array_equal(np.isnan(values), invalid)
+    assert np.all(np.isfinite(gradients))
+    np.testing.assert_array_equal(np.any(gradients != 0, axis=(1, 2)), ~invalid)

@@ -74,10 +74,8 @@ class CostMatrix(AbstractCostGeometry):
         )
         size = jnp.maximum(jnp.abs(least), jnp.abs(most))
         exponent = excess_exponent(size)
-        # The least cost keeps the plan of the points that are absent as small as everybody's.
-        present = alive & rows[:, None] & columns[None, :]
-        matrix = jnp.where(present, self.matrix, least) * power_of_two(-exponent, self.dtype)
         a, b = jnp.where(rows, a, 0), jnp.where(columns, b, 0)
+        matrix = _without_absent(self.matrix, a, b) * power_of_two(-exponent, self.dtype)
         prepared = held(without_infinities(matrix), a, b)
         return prepared._replace(
             mean=prepared.mean / share,
@@ -121,6 +119,19 @@ class CostMatrix(AbstractCostGeometry):
 def matrix_of(prepared: Prepared) -> Float[Array, "n m"]:
     """The matrix of what `CostMatrix.prepare`, `held` or `held_finite` prepared."""
     return cast(CostMatrix, prepared.geometry).matrix
+
+
+def _without_absent(
+    cost: Float[Array, "n m"], a: Float[Array, " n"], b: Float[Array, " m"]
+) -> Float[Array, "n m"]:
+    """The same costs, where points of mass zero are copies of those of the largest mass."""
+    rows, columns = a > 0, b > 0
+    # Of masses that are equal by construction XLA would find the largest as it compiles, slowly.
+    a, b = lax.optimization_barrier(lax.stop_gradient((a, b)))
+    row, column, fixed = jnp.argmax(a), jnp.argmax(b), lax.stop_gradient(cost)
+    of_row = jnp.where(columns, fixed[row], fixed[row, column])
+    instead = jnp.where(rows[:, None], fixed[:, column][:, None], of_row[None, :])
+    return jnp.where(rows[:, None] & columns[None, :], cost, instead)
 
 
 def _share_of(

@@ -108,6 +108,8 @@ class LBFGS(AbstractSolver):
         current = problem.at(state.epsilon)
 
         def loss(scaled: Float[Array, " m"]) -> Float[Array, ""]:
+            # optax's line search has lengths of double precision wherever JAX has that.
+            scaled = scaled.astype(state.scaled.dtype)
             return -_semi_dual(current, state.epsilon * scaled) / state.epsilon
 
         value, gradient = optax.value_and_grad_from_state(loss)(state.scaled, state=state.optimiser)
