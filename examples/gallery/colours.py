@@ -39,4 +39,4 @@ for ax, title, image in zip(figure.subplots(2, 2).flat, titles, images + new, st
     ax.imshow(image)
     ax.set_title(title)
     ax.axis("off")
-figure.savefig("colours.png", dpi=60)
+figure.savefig("colours.png", dpi=42)
