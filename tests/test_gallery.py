@@ -57,8 +57,6 @@ WORKS = {
     "potentials": lambda n: 0.5 < n[0] < n[1] < 1.05,
     "ragged_sets": lambda n: abs(n[0] - n[1]) < 1e-4 and n[2] > 80,
     "shapes": lambda n: n[1] < 0.1 * n[0],
-        len(n) >= 4 and all(b < 0.1 * a for a, b in zip(n[::2], n[1::2], strict=True))
-    ),
     "wasserstein_gan": lambda n: n[2] < 0.3 * n[1] and n[2] < 2.5 * n[3],
 }
 
