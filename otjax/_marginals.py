@@ -11,6 +11,7 @@ import jax.numpy as jnp
 from jaxtyping import Array, ArrayLike, Bool, Float
 
 from ._arrays import float_scalar, inner
+from ._unit import over
 
 
 class AbstractMarginal(eqx.Module):
@@ -77,10 +78,10 @@ class Unbalanced(AbstractMarginal):
 
     def dual(self, f: Float[Array, " n"], a: Float[Array, " n"]) -> Float[Array, ""]:
         rho = self.rho.astype(f.dtype)
-        return -rho * inner(a, jnp.expm1(-f / rho))
+        return -rho * inner(a, jnp.expm1(-over(f, rho)))
 
     def share(self, f: Float[Array, " n"]) -> Float[Array, " n"]:
-        return jnp.exp(-f / self.rho.astype(f.dtype))
+        return jnp.exp(-over(f, self.rho.astype(f.dtype)))
 
     def damping(self, epsilon: Float[Array, ""]) -> Float[Array, ""]:
         return 1 / (1 + epsilon / self.rho.astype(epsilon.dtype))

@@ -129,7 +129,9 @@ def _solved(
     blocked = ~is_allowed(4 * size_of(outcome.f, outcome.g))
     failed = outcome.result != RESULTS.successful
     blocked |= lacks_room(problem.geometry, fixed, outcome.f, outcome.g, failed)
+    # Of a solve that ended where its plan overflows.
     result = RESULTS.where(jnp.isfinite(value), outcome.result, RESULTS.nonfinite)
+    value = jnp.nan_to_num(value)
     result = RESULTS.where(blocked, RESULTS.infeasible, result)
     # One that is known is not compared: that would be a computation of its own, on no mesh.
     if slack_validity is not RESULTS.successful:

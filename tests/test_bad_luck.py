@@ -92,3 +92,24 @@ def test_newton_does_not_crawl_on_uneven_masses_at_small_epsilon(name):
     solution = otjax.solve(problem, SOLVERS[name](tolerance=1e-9))
     assert solution.result == RESULTS.successful
     assert solution.stats.num_steps < 400
+
+
+@pytest.mark.parametrize("name", ["sinkhorn", "newton"])
+def test_few_steps_end_where_the_plan_overflows_on_the_way(name):
+    """A point of next to no mass, near everybody, on a side where mass is cheap."""
+    cost = jnp.asarray(np.random.default_rng(2).random((5, 4)), jnp.float32)
+    cost = cost.at[2].add(2.0).at[:, 1].set(0.0)
+    b = jnp.array([0.3, 1e-30, 0.3, 0.4])
+
+    @jax.jit
+    def solve(max_steps):
+        marginals = otjax.Balanced(), otjax.Unbalanced(1e-3)
+        problem = otjax.EntropicProblem(
+            otjax.CostMatrix(cost), b=b, epsilon=1e-3, marginals=marginals
+        )
+        return otjax.solve(problem, SOLVERS[name](), max_steps=max_steps, throw=False)
+
+    results = [solve(jnp.int32(steps)) for steps in range(1, 13)]
+    assert all(jnp.isfinite(result.value) for result in results)
+    assert all(result.stats.num_steps <= k + 1 for k, result in enumerate(results))
+    assert not any(bool(result.result == RESULTS.successful) for result in results[:4])

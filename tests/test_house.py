@@ -29,6 +29,7 @@ PUBLIC = {
         "": otjax,
         "flow.": otjax.flow,
         "gan.": otjax.gan,
+        "neural.": otjax.neural,
         "nn.": otjax.nn,
     }.items()
     for name, value in sorted(vars(namespace).items())

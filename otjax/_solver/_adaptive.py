@@ -16,7 +16,7 @@ from ._newton import Newton
 # So many steps at a time tell how fast the extrapolation is; where the tolerance is further away
 # than so many more of them, a few of Newton's steps are cheaper.
 _WINDOW = 8
-_FAR = 25
+_FAR = 20
 # A larger marginal error is that of some points far off, which Newton's model does not reach: it is
 # worth five times as many steps before it is left to Newton's step.
 _NEAR = 0.01

@@ -76,7 +76,7 @@ class AbstractAbsorbedSolver(AbstractSolver):
     It ends: a round ends the solve, or lowers epsilon, which takes it to the last one in finitely
     many times, or makes a step: the iteration makes one before it can reach, drift, circle or
     stall, and after a plan that is out of range the next round begins by a log-sum-exp, which is
-    a step. Steps are limited; with none left at the last epsilon a round looks, and ends.
+    a step. Steps are limited; with none left epsilon is the last one, a round looks, and ends.
     """
 
     tolerance: eqx.AbstractVar[Float[Array, ""] | None]
@@ -166,7 +166,7 @@ class AbstractAbsorbedSolver(AbstractSolver):
             ((unconfirmed >= _LOOKS) & (error < floor), Ending.STALLED),
             (~in_range(row, column), Ending.OUT_OF_RANGE),
             (~step.fits(problem, row, column, floor), Ending.UNFIT),
-            (at_end & (num_steps >= limit), Ending.EXHAUSTED),
+            (num_steps >= limit, Ending.EXHAUSTED),
             (state.look, state.ending),
             ((error <= tolerance) & ((num_steps > 0) | ~at_end), Ending.CONFIRMED),
             # No error tells of points of next to no mass: a log-sum-exp settles them.

@@ -1,7 +1,7 @@
 """Generators and critics as Equinox modules, and layers whose slope is bounded."""
 
 from ._conv import ConvCritic as ConvCritic, ConvGenerator as ConvGenerator
-from ._convex import ICNN as ICNN
+from ._convex import ICNN as ICNN, QuadraticICNN as QuadraticICNN
 from ._group_sort import GroupSort as GroupSort, max_min as max_min
 from ._lipschitz import LipschitzConv as LipschitzConv, LipschitzMLP as LipschitzMLP
 from ._mlp import (

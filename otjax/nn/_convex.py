@@ -76,3 +76,67 @@ class ICNN(eqx.Module):
     def transport(self, x: Float[Array, " in"]) -> Float[Array, " in"]:
         """The gradient at one vector: where the map that this function describes sends it."""
         return jax.grad(self)(x)
+
+
+class QuadraticICNN(eqx.Module):
+    r"""An input convex neural network whose layers see squares of the vector too, for maps that
+    bend much: it learns these faster than `ICNN`.
+
+    $$q_k(x) = (A_k x)^2 + W_k x + b_k, \qquad z_0 = \sigma(q_0(x)), \qquad
+      z_{k+1} = \sigma(\mathrm{softplus}(V_k) z_k + q_{k+1}(x))$$
+
+    with squares of each entry and $\sigma$ the CELU, which is convex and increasing; the value is a
+    sum of the last layer with positive weights and of $\frac\mu2\|x\|^2$, $\mu > 0$ trained.
+    (Layers like those of Korotin et al. 2021, arXiv:1909.13082.)
+    """
+
+    factors: tuple[Float[Array, "out in"], ...]
+    passed: tuple[eqx.nn.Linear, ...]
+    mixed: tuple[Float[Array, "out in"], ...]
+    final: Float[Array, " in"]
+    curvature: Float[Array, ""]
+    in_size: int = eqx.field(static=True)
+
+    def __init__(self, in_size: int, *, width: int = 64, depth: int = 3, key: Array):
+        """**Arguments:**
+
+        - `in_size`: the size of the vectors.
+        - `width`, `depth`: the size of the hidden layers, and their number.
+        - `key`: draws the weights, so that the gradient is not far from the identity.
+
+        **Raises:** `ValueError` for sizes that are not positive whole numbers.
+        """
+        self.in_size = whole(in_size, "in_size")
+        width, depth = whole(width, "width"), whole(depth, "depth")
+        key_factors, key_passed, key_mixed, key_final = jr.split(key, 4)
+        scale = 0.3 / math.sqrt(self.in_size)
+        self.factors = tuple(
+            scale * jr.normal(key, (width, self.in_size)) for key in jr.split(key_factors, depth)
+        )
+        self.passed = tuple(
+            eqx.nn.Linear(self.in_size, width, key=key) for key in jr.split(key_passed, depth)
+        )
+        # Positive weights of a mean of 1 / width, which keeps the scale from layer to layer.
+        start = jnp.log(jnp.expm1(1 / width))
+        self.mixed = tuple(
+            start + jr.normal(key, (width, width)) for key in jr.split(key_mixed, depth - 1)
+        )
+        self.final = start + jr.normal(key_final, (width,))
+        self.curvature = jnp.log(jnp.expm1(jnp.asarray(0.7)))
+
+    def __call__(self, x: Float[Array, " in"]) -> Float[Array, ""]:
+        """The value at one vector."""
+        check_sample(x, (self.in_size,))
+        quadratic = [
+            jnp.square(factor @ x) + passed(x)
+            for factor, passed in zip(self.factors, self.passed, strict=True)
+        ]
+        z = jax.nn.celu(quadratic[0])
+        for mixed, added in zip(self.mixed, quadratic[1:], strict=True):
+            z = jax.nn.celu(jax.nn.softplus(mixed) @ z + added)
+        squared = jnp.sum(jnp.square(x))
+        return jax.nn.softplus(self.final) @ z + 0.5 * jax.nn.softplus(self.curvature) * squared
+
+    def transport(self, x: Float[Array, " in"]) -> Float[Array, " in"]:
+        """The gradient at one vector: where the map that this function describes sends it."""
+        return jax.grad(self)(x)

@@ -1,0 +1,1 @@
+"""The continuous W2 benchmark: pairs with known truth."""
