@@ -120,6 +120,7 @@ from ._solver import (
     Plain as Plain,
     Sinkhorn as Sinkhorn,
     SymmetricSinkhorn as SymmetricSinkhorn,
+    Watched as Watched,
 )
 from ._stochastic import (
     semidiscrete as semidiscrete,

@@ -13,7 +13,7 @@ import pytest
 
 ROOT = Path(__file__).resolve().parent.parent
 SCRIPTS = {path.stem: path for path in sorted((ROOT / "examples/gallery").glob("*.py"))}
-NEEDED = {"loss_flax_nnx": "flax"}
+NEEDED = dict.fromkeys(("colours", "jigsaw", "mean_digits"), "sklearn")
 
 
 def test_every_example_has_its_section_and_small_pictures():
@@ -36,13 +36,29 @@ def _falls(numbers):
 
 # Whether the numbers in an output say that the example worked.
 WORKS = {
+    "around_obstacles": lambda n: abs(n[0] - n[1]) < 0.01 and n[2] > 2 * n[1],
+    "cell_trajectories": lambda n: n[1] > 90 and 1.1 < n[2] < n[3] + 0.2,
+    "cells_of_equal_area": lambda n: n[0] < 0.5 and n[1] > 2 and 0.9 < n[2] < n[3] < 1.1,
+    "colours": _falls,
+    "data_parallel": _falls,
     "domain_adaptation": lambda n: n[1] > 85 > n[0],
+    "drift": _falls,
+    "generator_without_critic": lambda n: n[1] > 3 * n[2] and n[2] < 2 * n[3],
+    "gradient_flow": lambda n: n[1] < n[0] and n[-1] < 0.3 * n[-2],
+    "images_on_a_grid": lambda n: abs(n[1] - n[0]) < 0.02,
+    "jigsaw": lambda n: n[1] > 90 > 50 > n[0],
     "learnable_cost": lambda n: n[0] + n[1] > 0.8 and n[-1] > 90 > n[-2],
     "learning_to_rank": lambda n: n[2] * 1.01 > n[1] > 0.8 > n[0],
     "line_and_slices": _falls,
+    "matching_a_flow": lambda n: n[6] < n[0] and n[10] < n[4],  # by transport and at random
+    "mean_digits": lambda n: n[2] < 1.2 * n[0] < n[1],
     "neural_map": _falls,
     "outliers": lambda n: n[0] > 8 > 1 > n[-1],  # percent of the mass, 10 where it must move
+    "partial_transport": lambda n: n[2] < 0.1 < n[0] and n[1] > 0.1,
     "potentials": lambda n: 0.5 < n[0] < n[1] < 1.05,
+    "ragged_sets": lambda n: abs(n[0] - n[1]) < 1e-4 and n[2] > 80,
+    "shapes": lambda n: n[1] < 0.1 * n[0],
+    "wasserstein_gan": lambda n: n[2] < 0.3 * n[1] and n[2] < 2.5 * n[3],
 }
 
 

@@ -100,6 +100,27 @@ def test_the_readme_starts_with_the_example_and_the_tests():
         assert asked and set(asked[1].split(",")) <= set(extras)
 
 
+def test_the_times_in_the_readme_are_those_of_the_benchmark():
+    page = (ROOT / "docs/benchmarks.md").read_text()
+    cells = lambda line: [cell.strip() for cell in line.strip("|").split("|")]
+    measured = [cells(line) for line in page.splitlines() if line.startswith("| ")]
+    titles, _, *rows = (
+        cells(line)
+        for line in (ROOT / "README.md").read_text().splitlines()
+        if line.startswith("| ")
+    )
+    columns = [measured[0].index("data" if title == "points" else title) for title in titles]
+    shown = [
+        [re.sub(r" \(.*?\)", "", row[column]) for column in columns]
+        for row in measured
+        if len(row) == len(measured[0])
+    ]
+    assert len(rows) >= 5 and all(row in shown for row in rows)
+    text = (ROOT / "README.md").read_text()
+    others = re.findall(r"\((?:POT's `emd` takes )?([\d.]+x) ", text)
+    assert len(others) == 2 and all(f" {other}" in page for other in others)
+
+
 def test_ci_runs_the_command_of_the_readme():
     script = (ROOT / ".ci/run").read_text()
     (extraction,) = re.findall(r"^line=\$\((awk .*)\)$", script, re.MULTILINE)
@@ -144,8 +165,9 @@ def test_a_module_is_short_and_imports_what_is_declared(module):
 
 
 def _lines_of_the_map():
-    """The modules and folders that the README draws, in its order."""
-    (map_,) = re.findall(r"^otjax/\n((?:  .*\n)+)", (ROOT / "README.md").read_text(), re.MULTILINE)
+    """The modules and folders that the architecture draws, in its order."""
+    page = (ROOT / "docs/architecture.md").read_text()
+    (map_,) = re.findall(r"^otjax/\n((?:  .*\n)+)", page, re.MULTILINE)
     folder = ""
     for indent, name in re.findall(r"^( +)(\S+)", map_, re.MULTILINE):
         folder = folder if len(indent) > 2 else ""

@@ -19,6 +19,7 @@ import otjax
 ROOT = Path(__file__).resolve().parent.parent
 PEERS = {"OTT-JAX": "ott", "POT": "ot", "GeomLoss": "geomloss", "torchcfm": "torchcfm"}
 TOLERANCES = {"OTT-JAX": 1e-6, "POT": 1e-6, "GeomLoss": 1e-2, "torchcfm": 0.05}
+NUM_TABS = {"OTT-JAX": 10, "POT": 11, "GeomLoss": 4, "torchcfm": 1}
 RUN = """
 import ast, json, sys
 import numpy as np
@@ -109,7 +110,7 @@ def computed():
 )
 def test_each_line_computes_what_that_of_the_peer_does(computed, peer):
     ours, theirs = dict(computed("otjax")), computed(peer)
-    assert len(theirs) >= (1 if peer == "torchcfm" else 3)
+    assert len(theirs) == NUM_TABS[peer]
     for task, numbers in theirs:
         for name, number in numbers.items():
             np.testing.assert_allclose(

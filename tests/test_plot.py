@@ -177,3 +177,15 @@ def test_densities_on_grids():
 def test_what_cannot_be_drawn_is_told(solution, points, message, draw):
     with pytest.raises((ValueError, TypeError), match=message):
         draw(solution, *points)
+
+
+def test_convergence_shows_the_reports_that_tell_something(ax):
+    reports = [(0, 1e6, 9.0), (4, 0.5, 9.0), (8, 0.25, 1.0), (12, 1e-3, 1.0)]
+    assert plot.convergence(reports, ax=ax) is ax
+    (line,) = ax.get_lines()
+    np.testing.assert_allclose(line.get_xydata(), [[4, 0.5], [8, 0.25], [12, 1e-3]])
+    annealing, at_end = (np.asarray(points.get_offsets()) for points in ax.collections)
+    np.testing.assert_allclose(annealing, [[4, 0.5]])
+    np.testing.assert_allclose(at_end, [[8, 0.25], [12, 1e-3]])
+    with pytest.raises(ValueError, match="`reports` must be"):
+        plot.convergence([(1, 2)], ax=ax)

@@ -21,3 +21,4 @@ from ._coarse_to_fine import CoarseToFine as CoarseToFine
 from ._lbfgs import LBFGS as LBFGS
 from ._newton import DualNewton as DualNewton
 from ._sinkhorn import Sinkhorn as Sinkhorn, SymmetricSinkhorn as SymmetricSinkhorn
+from ._watched import Watched as Watched

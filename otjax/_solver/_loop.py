@@ -85,6 +85,11 @@ class AbstractAbsorbedSolver(AbstractSolver):
     def parts(self) -> tuple[AbstractStep, AbstractAnnealing, AbstractAcceleration]:
         """The step, the schedule of epsilons, and the acceleration."""
 
+    def on_look(
+        self, num_steps: Int[Array, ""], error: Float[Array, ""], epsilon: Float[Array, ""]
+    ) -> None:
+        """Is told of each look, with epsilon in multiples of the problem's; `Watched` passes on."""
+
     def run(
         self,
         problem: PreparedProblem,
@@ -140,6 +145,7 @@ class AbstractAbsorbedSolver(AbstractSolver):
         row, column = absorbed.plan.density.mv(problem.b), absorbed.plan.density.T.mv(problem.a)
         marginals = problem.a * row, problem.b * column
         error = marginal_error(current, f, g, marginals)
+        self.on_look(num_steps, error, epsilon / problem.epsilon)
         floor = rounding_floor(epsilon, size)
         tolerance = annealing.tolerance(
             epsilon, problem.epsilon, tolerance_or_default(self.tolerance, floor)
