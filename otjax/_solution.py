@@ -95,12 +95,13 @@ class Solution(eqx.Module):
     @property
     def T(self) -> "Solution":
         """The same solution with the two measures exchanged: `T.transport` is the inverse map."""
+        (inner_f, inner_g), (f, g) = self.inner, self.potentials
         return Solution(
             self.problem.T,
             self.prepared.T,
-            self.inner[::-1],
+            (inner_g, inner_f),
             self.constant,
-            self.potentials[::-1],
+            (g, f),
             self.value,
             self.result,
             self.stats,

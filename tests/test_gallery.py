@@ -52,7 +52,6 @@ WORKS = {
     "line_and_slices": _falls,
     "matching_a_flow": lambda n: n[6] < n[0] and n[10] < n[4],  # by transport and at random
     "mean_digits": lambda n: n[2] < 1.2 * n[0] < n[1],
-    "neural_map": _falls,
     "outliers": lambda n: n[0] > 8 > 1 > n[-1],  # percent of the mass, 10 where it must move
     "partial_transport": lambda n: n[2] < 0.1 < n[0] and n[1] > 0.1,
     "potentials": lambda n: 0.5 < n[0] < n[1] < 1.05,

@@ -179,7 +179,7 @@ def test_what_cannot_be_drawn_is_told(solution, points, message, draw):
         draw(solution, *points)
 
 
-def test_convergence_shows_the_reports_that_tell_something(ax):
+def test_convergence_shows_the_reports_that_tell_something(ax, unchecked):
     reports = [(0, 1e6, 9.0), (4, 0.5, 9.0), (8, 0.25, 1.0), (12, 1e-3, 1.0)]
     assert plot.convergence(reports, ax=ax) is ax
     (line,) = ax.get_lines()

@@ -78,7 +78,7 @@ def test_scores_are_those_of_the_definition(bench):
     x, truth, images = (jnp.asarray(rng.normal(size=(50, 2)), jnp.float32) for _ in range(3))
     found = bench.script.scores(images, truth, x)
     assert found["l2_uvp"] == pytest.approx(
-        100 * np.sum((images - truth) ** 2) / np.sum((truth - truth.mean(0)) ** 2), rel=1e-4
+        float(100 * np.sum((images - truth) ** 2) / np.sum((truth - truth.mean(0)) ** 2)), rel=1e-4
     )
     moved, best = np.asarray(images - x), np.asarray(truth - x)
     cos = np.sum(moved * best) / np.linalg.norm(moved) / np.linalg.norm(best)

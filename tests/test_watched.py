@@ -52,6 +52,6 @@ def test_reports_come_from_compiled_batches_and_their_derivatives():
     "arguments, message",
     [((otjax.LBFGS(), print), "`solver` must be"), ((otjax.Sinkhorn(), 3), "`report` must be")],
 )
-def test_what_cannot_be_watched_is_refused(arguments, message):
+def test_what_cannot_be_watched_is_refused(arguments, message, unchecked):
     with pytest.raises(ValueError, match=message):
         otjax.Watched(*arguments)

@@ -50,14 +50,14 @@ class AbstractObjective(eqx.Module):
         **Raises:** `ValueError` for a model, a critic or data that do not fit.
         """
 
-    def start(self, model: Any, real: Array, latents: Latents, *, key: Array) -> Any:
+    def start(self, model: Any, real: Any, latents: Latents, *, key: Array) -> Any:
         """What the first step is told, where steps tell the next one what they have found: arrays
         of fixed shapes. None, as here, where they do not. Arguments as of `loss`."""
         del model, real, latents, key
         return None
 
     def loss_from(
-        self, known: Any, model: Any, critic: Any, real: Array, latents: Latents, *, key: Array
+        self, known: Any, model: Any, critic: Any, real: Any, latents: Latents, *, key: Array
     ) -> tuple[Loss, Any]:
         """The loss, and what the next step is told: `loss` alone where that is nothing.
 

@@ -11,7 +11,7 @@ from ._canvas import axes_or_new
 
 
 def convergence(
-    reports: Sequence[tuple[float, float, float]] | ArrayLike, *, ax: Axes | None = None
+    reports: Sequence[tuple[ArrayLike, ArrayLike, ArrayLike]] | ArrayLike, *, ax: Axes | None = None
 ) -> Axes:
     """Draws the marginal errors of a solve over its steps, by the reports of a `Watched` solver.
 
