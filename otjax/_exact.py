@@ -27,7 +27,7 @@ from ._reduction import by_platform, map_rows, Pairs
 from ._results import raise_unless_successful, RESULTS
 from ._solution import Stats
 from ._solver import AbstractSolver
-from ._vertex import may_forbid, SparsePlan
+from ._vertex import at_absent_points, may_forbid, SparsePlan
 
 
 _TOO_FEW_STAGES = (
@@ -231,7 +231,9 @@ def _solve_exact(problem: EntropicProblem, options: Options) -> ExactSolution:
         value=unit * _envelope((prepared, geometry), (rounded, share, pairs), end.dual, value),
         lower=jnp.where(valid, unit * lower, -jnp.inf),
         upper=jnp.where(valid, unit * upper, jnp.inf),
-        potentials=(unit * end.dual[0], unit * end.dual[1]),
+        potentials=at_absent_points(
+            constant(problem.geometry), prepared.a, prepared.b, *(unit * p for p in end.dual)
+        ),
         plan=plan,
         result=result,
         stats=Stats(end.steps, end.error),

@@ -178,6 +178,24 @@ def empty_vertex(problem: PreparedProblem, costs: Float[Array, "n m"], uniform: 
     return vertex._replace(upper=jnp.full_like(vertex.upper, jnp.inf))
 
 
+def at_absent_points(
+    geometry: AbstractGeometry,
+    a: Float[Array, " n"],
+    b: Float[Array, " m"],
+    f: Float[Array, " n"],
+    g: Float[Array, " m"],
+) -> tuple[Float[Array, " n"], Float[Array, " m"]]:
+    """The same potentials, those of points of mass zero as large as their own costs allow, where
+    these are held: a solver sees others in their place."""
+    if not isinstance(geometry, AbstractCostGeometry) or not geometry.holds_costs:
+        return f, g
+    costs = geometry.all_costs()
+    limits = jnp.where(jnp.isfinite(costs), costs, jnp.inf)
+    of_columns = jnp.where(b[None, :] > 0, limits - g[None, :], jnp.inf)
+    f = jnp.where(a > 0, f, _finite(jnp.min(of_columns, axis=1)))
+    return f, jnp.where(b > 0, g, _finite(jnp.min(limits - f[:, None], axis=0)))
+
+
 def power_of_two_below(size: Float[Array, ""]) -> Float[Array, ""]:
     """The power of two below a positive number, exactly."""
     _, exponent = jnp.frexp(size)
