@@ -100,7 +100,7 @@ def assert_finite(tree, message=""):
     [
         ("dense", "balanced", None),
         ("matrix", "unbalanced second", None),
-        ("streamed", "unbalanced", None),
+        pytest.param("streamed", "unbalanced", None, marks=pytest.mark.slow),
         ("streamed", "balanced", helpers.callable_cost),
     ],
 )

@@ -73,6 +73,7 @@ def test_batches_of_batches_and_shared_arguments():
     assert len(np.unique(counts)) > 3
 
 
+@pytest.mark.slow
 def test_derivatives_of_a_batch_are_those_of_its_members():
     (x, y), (a, b) = helpers.points(), helpers.masses()
     shifts = jnp.array([[0.0, 0.3], [0.5, -0.2], [1.0, 1.0]])

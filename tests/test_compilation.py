@@ -60,6 +60,7 @@ def test_fresh_equal_objects_and_new_numbers_do_not_retrace() -> None:
     assert per_call[0] <= 1
 
 
+@pytest.mark.slow
 def test_live_memory_does_not_grow() -> None:
     x, y = helpers.points(dtype=jnp.float32)
     step = jax.jit(

@@ -41,16 +41,17 @@ class Wrapped(otjax.AbstractGeometry):
         return self.inner.plan(f, g, epsilon, dtype)
 
 
-@pytest.mark.parametrize("dtype", [jnp.float32, jnp.float64])
+@pytest.mark.parametrize("dtype", [pytest.param(jnp.float32, marks=pytest.mark.slow), jnp.float64])
 @pytest.mark.parametrize("engine", helpers.ENGINES)
 def test_our_geometries_keep_it(engine, dtype):
     x, y = helpers.points(dtype=dtype)
     check_geometry(helpers.ENGINES[engine](x, y, otjax.SqEuclidean()))
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     "cost",
-    ["Euclidean", *(pytest.param(c, marks=pytest.mark.slow) for c in ("callable", "learnable"))],
+    ["Euclidean", "callable", "learnable"],
 )
 def test_engines_keep_it_for_costs_without_factors(cost):
     x, y = helpers.points()

@@ -142,7 +142,7 @@ def only(direction, leaf):
         ("dense", "unbalanced first", "SqEuclidean", ALL),
         ("matrix", "unbalanced second", "SqEuclidean", WITHOUT_POINTS),
         ("streamed", "balanced", "SqEuclidean", TWO),
-        ("streamed", "unbalanced", "callable", WITH_MAPS),
+        pytest.param("streamed", "unbalanced", "callable", WITH_MAPS, marks=pytest.mark.slow),
         ("dense", "unbalanced second", "learnable", TWO),
         *(("dense", "balanced", cost, TWO) for cost in COSTS if cost != "SqEuclidean"),
     ],
@@ -171,7 +171,10 @@ def test_gradients_match_central_differences(engine, marginals, cost, names):
                 np.testing.assert_array_equal(points[mass == 0], 0, err_msg=name)
 
 
-@pytest.mark.parametrize("engine, marginals", [("dense", "balanced"), ("streamed", "unbalanced")])
+@pytest.mark.parametrize(
+    "engine, marginals",
+    [("dense", "balanced"), pytest.param("streamed", "unbalanced", marks=pytest.mark.slow)],
+)
 def test_forward_mode_equals_reverse_mode(engine, marginals):
     names = ("value", "potentials", "transport")
 
@@ -199,7 +202,7 @@ def test_forward_mode_equals_reverse_mode(engine, marginals):
         ("dense", "unbalanced", "learnable", "value"),
         ("dense", "unbalanced first", "SqEuclidean", "value"),
         ("streamed", "balanced", "SqEuclidean", "value"),
-        ("streamed", "unbalanced second", "callable", "value"),
+        pytest.param("streamed", "unbalanced second", "callable", "value", marks=pytest.mark.slow),
         ("dense", "balanced", "SqEuclidean", "potentials"),
     ],
 )
@@ -257,7 +260,10 @@ def test_hessians_of_all_modes_agree():
     )
 
 
-@pytest.mark.parametrize("engine, marginals", [("dense", "balanced"), ("streamed", "unbalanced")])
+@pytest.mark.parametrize(
+    "engine, marginals",
+    [("dense", "balanced"), pytest.param("streamed", "unbalanced", marks=pytest.mark.slow)],
+)
 def test_gradients_of_a_batch_are_those_of_its_members(engine, marginals):
     def output(inputs):
         outputs = scalars(inputs, engine, marginals, "SqEuclidean", TWO)
@@ -347,7 +353,9 @@ def test_single_precision_gradient_of_potentials_is_accurate(n, m):
     "engine, cost, d",
     [
         ("dense", otjax.Euclidean(), 2),
-        ("streamed", otjax.Euclidean(), 6),  # by matrix products
+        pytest.param(
+            "streamed", otjax.Euclidean(), 6, marks=pytest.mark.slow
+        ),  # by matrix products
         ("dense", otjax.PNorm(1.5), 2),
     ],
 )
@@ -381,7 +389,7 @@ def test_cosine_of_a_zero_vector_has_zero_gradient():
         np.testing.assert_array_equal(gradient, 0)
 
 
-@pytest.mark.parametrize("engine", ["dense", "streamed"])
+@pytest.mark.parametrize("engine", ["dense", pytest.param("streamed", marks=pytest.mark.slow)])
 def test_callables_may_close_over_what_is_differentiated(engine):
     x, y = helpers.points()
 

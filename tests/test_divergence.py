@@ -164,6 +164,7 @@ def test_the_solver_that_was_asked_for_solves_all_three() -> None:
     assert set(runs) == {(n, m), (n, n), (m, m)}
 
 
+@pytest.mark.slow
 def test_over_geometries_it_is_that_of_the_points() -> None:
     x, y = helpers.points()
     a, b = helpers.masses()

@@ -99,7 +99,9 @@ def test_ever_harder_penalties_meet_the_constraint_masses_gradients_included(dty
 
 
 @pytest.mark.parametrize("engine", ["dense", "streamed"])
-@pytest.mark.parametrize("epsilon", [1e-3, 1e-2, 0.1])
+@pytest.mark.parametrize(
+    "epsilon", [1e-3, *(pytest.param(e, marks=pytest.mark.slow) for e in (1e-2, 0.1))]
+)
 def test_tails_of_histograms_down_to_underflow(engine, epsilon):
     line = np.linspace(-1, 2, 60)[:, None]
     a = np.asarray(scipy.special.softmax(-0.5 * (line[:, 0] / 0.157) ** 2), np.float32)
@@ -145,7 +147,9 @@ def test_a_constant_in_the_costs_changes_the_value_by_itself():
         np.testing.assert_allclose(shifted.value_linear - shift, plain.value_linear, atol=noise)
 
 
-@pytest.mark.parametrize("shift", [3e3, -1e5, 1e6])
+@pytest.mark.parametrize(
+    "shift", [-1e5, *(pytest.param(s, marks=pytest.mark.slow) for s in (3e3, 1e6))]
+)
 def test_a_constant_in_the_costs_takes_no_digits_of_the_plan(shift):
     x, y = _clouds(jnp.float32)
     moved = helpers.cost_matrix(x, y, otjax.SqEuclidean()) + jnp.float32(shift)

@@ -118,9 +118,8 @@ def test_where_laws_are_equal_the_split_drift_alone_has_mean_zero():
     assert np.mean(pulls[1]) < -3 * errors[1]
 
 
-@pytest.mark.parametrize(
-    "drift", [flow.MeanShift(0.3, normalised=False), pytest.param(DRIFT, marks=pytest.mark.slow)]
-)
+@pytest.mark.slow
+@pytest.mark.parametrize("drift", [flow.MeanShift(0.3, normalised=False), DRIFT])
 def test_a_drift_is_followed_for_several_steps(drift):
     x, y = clouds()
     followed = flow.Followed(drift, num_steps=3, step_size=0.4)

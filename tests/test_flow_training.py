@@ -133,6 +133,7 @@ def test_a_generator_follows_a_drift():
     np.testing.assert_allclose(state.generator.shift, np.mean(data, axis=0), atol=0.3)
 
 
+@pytest.mark.slow
 def test_a_drift_goes_on_from_the_step_before():
     data = MEAN[None, :] + 0.5 * jr.normal(KEY, (32, 2))
     solver = otjax.Sinkhorn(

@@ -196,7 +196,7 @@ def test_a_broken_step_ends_the_run_and_keeps_the_checkpoint(scripts, tmp_path):
     assert not (tmp_path / "table.json").exists()
 
 
-@pytest.mark.parametrize("data", ["grid", "roll"])
+@pytest.mark.parametrize("data", ["grid", pytest.param("roll", marks=pytest.mark.slow)])
 def test_toy_gan_runs_and_compiles_its_step_once(scripts, tmp_path, traces, data):
     # The game is the default's in the first case, whose solver takes long to compile.
     loss = {"grid": "w1", "roll": "lipschitz"}[data]
@@ -393,6 +393,7 @@ def test_the_critic_of_the_toy_reads_frequencies_of_the_scale_asked_for(scripts)
     np.testing.assert_allclose(high.features.frequencies, 3 * low.features.frequencies, rtol=1e-6)
 
 
+@pytest.mark.slow
 def test_the_gradient_vanishes_for_one_loss_and_not_for_the_other(scripts, tmp_path, capsys):
     config = scripts["vanishing_gradients"].Config(
         distances=(0.5, 1.0), steps=400, batch=32, width=16, learning_rate=5e-3, output=tmp_path

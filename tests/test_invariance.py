@@ -77,7 +77,7 @@ def swapped(solved):
 
 @pytest.mark.parametrize(
     "engine, marginals",
-    [("streamed", "unbalanced first"), ("matrix", "balanced")],
+    [pytest.param("streamed", "unbalanced first", marks=pytest.mark.slow), ("matrix", "balanced")],
 )
 def test_exchange_of_the_two_measures(engine, marginals):
     x, y, a, b = data(0)
@@ -275,7 +275,10 @@ def test_default_epsilon_ignores_points_without_mass():
         np.testing.assert_allclose(padded, exact, rtol=1e-12)
 
 
-@pytest.mark.parametrize("engine, marginals", [("dense", "balanced"), ("streamed", "unbalanced")])
+@pytest.mark.parametrize(
+    "engine, marginals",
+    [("dense", "balanced"), pytest.param("streamed", "unbalanced", marks=pytest.mark.slow)],
+)
 def test_batch_is_a_loop(engine, marginals):
     solve = ft.partial(solve_points, engine=engine, marginals=marginals)
     members = [data(seed) for seed in range(5)]

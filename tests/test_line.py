@@ -130,7 +130,13 @@ def part_of_the_plan(inputs):
 
 
 @pytest.mark.parametrize(
-    "function", [power_of_distance, circular_distance, cost_on_the_line, part_of_the_plan]
+    "function",
+    [
+        power_of_distance,
+        circular_distance,
+        cost_on_the_line,
+        pytest.param(part_of_the_plan, marks=pytest.mark.slow),
+    ],
 )
 def test_derivatives_are_those_of_differences(function):
     arrays = samples(3, zeros=True)

@@ -237,6 +237,7 @@ def test_statuses_and_what_does_not_fit(unchecked):
             call()
 
 
+@pytest.mark.slow
 def test_the_gap_of_a_map_is_what_it_pays_too_much():
     x = jnp.asarray(np.random.default_rng(0).normal(size=(30, 2)))
     gap = lambda images, **options: float(otjax.monge_gap(x, images, **options))
@@ -254,6 +255,7 @@ def test_the_gap_of_a_map_is_what_it_pays_too_much():
     np.testing.assert_allclose(otjax.monge_gap(x, -x, a, epsilon=0.3), few, atol=1e-8)
 
 
+@pytest.mark.slow
 def test_the_gap_has_a_gradient_and_no_number_for_what_is_none():
     x = jnp.asarray(np.random.default_rng(1).normal(size=(12, 2)))
     gap = jax.jit(lambda t: otjax.monge_gap(x, t * x[::-1] + jnp.sin(x), epsilon=0.2))

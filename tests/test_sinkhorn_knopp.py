@@ -65,6 +65,7 @@ def test_logarithms_are_the_same_matrix():
     np.testing.assert_allclose(logs.matrix, entries.matrix, rtol=1e-8)
 
 
+@pytest.mark.slow
 def test_two_by_two():
     """In closed form: the odds p / (1 - p) are the root of the cross ratio."""
 
@@ -82,6 +83,7 @@ def test_two_by_two():
     )
 
 
+@pytest.mark.slow
 def test_derivatives_in_both_modes():
     point = tuple(rectangular())
     rng = np.random.default_rng(7)

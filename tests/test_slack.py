@@ -107,6 +107,7 @@ def test_derivatives_by_every_number(kind):
     check_derivatives(function, numbers, first, second, rtol=2e-5)
 
 
+@pytest.mark.slow
 def test_the_geometry_keeps_the_contract():
     cost = jr.uniform(jr.key(0), (4, 3))
     number = jnp.asarray

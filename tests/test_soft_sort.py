@@ -44,6 +44,7 @@ def numbers(seed=0, n=N, dtype=jnp.float64):
     return jnp.asarray(np.random.default_rng(seed).normal(size=n), dtype)
 
 
+@pytest.mark.slow
 def test_the_limits_are_hard():
     x = numbers()
     hard = ft.partial(jax.tree.map, np.asarray)
@@ -156,6 +157,7 @@ def test_segments():
     np.testing.assert_allclose(ranks[1, N // 2 :], soft_rank(x[N // 2 :]), rtol=1e-9)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("epsilon", [pytest.param(0.1, marks=pytest.mark.slow), 0.01])
 def test_sums_and_ranges_in_single_precision(epsilon):
     n = 200
@@ -198,6 +200,7 @@ def test_input_without_meaning_is_nan_with_gradient_zero(name):
             np.testing.assert_array_equal(gradient, 0)
 
 
+@pytest.mark.slow
 def test_traced_choices_out_of_range():
     x = numbers()
     top = jax.jit(jax.value_and_grad(lambda x, k: jnp.sum(soft_top_k(x, k))))

@@ -11,13 +11,7 @@ import otjax
 
 
 SOLVER = otjax.Sinkhorn(tolerance=1e-12)
-CASES = [
-    ("SqEuclidean", 3),
-    *(
-        pytest.param(*case, marks=pytest.mark.slow)
-        for case in (("SqEuclidean", 10), ("Euclidean", 10), ("callable", 3))
-    ),
-]
+CASES = [("SqEuclidean", 3), ("SqEuclidean", 10), ("Euclidean", 10), ("callable", 3)]
 
 
 def _solve(x, y, a, b, epsilon, cost, engine) -> otjax.Solution:
@@ -25,6 +19,7 @@ def _solve(x, y, a, b, epsilon, cost, engine) -> otjax.Solution:
     return otjax.solve(otjax.EntropicProblem(cloud, a, b, epsilon=epsilon), SOLVER)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("cost, d", CASES)
 def test_values_plans_and_derivatives_agree(cost: str, d: int) -> None:
     x, y = helpers.points(d=d)

@@ -357,6 +357,7 @@ def test_the_jensen_shannon_objective():
         np.testing.assert_allclose(loss, function(critic, FAKE))
 
 
+@pytest.mark.slow
 def test_the_sinkhorn_objective_compares_samples_or_features():
     cost, solver = otjax.Euclidean(), otjax.Sinkhorn(tolerance=1e-9)
     objective = gan.SinkhornGAN(0.3, cost=cost, solver=solver)
@@ -552,6 +553,7 @@ def test_a_drift_is_followed():
     np.testing.assert_allclose([np.sqrt(m["generator_loss"]) for m in history], left)
 
 
+@pytest.mark.slow
 def test_the_drift_down_the_sinkhorn_divergence_is_its_game():
     states = [
         train(drift_trainer(objective), Translation(jnp.zeros(2)), None, DATA, 2)[0]
