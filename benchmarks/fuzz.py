@@ -1,6 +1,6 @@
 """Random problems at the edges of what numbers can be, against bounds in float64.
 
-    .venv/bin/python benchmarks/fuzz.py --examples 10000       # hours on a CPU, into results/
+    .venv/bin/python benchmarks/fuzz.py --examples 10000 --workers 8    # twenty minutes, about
     .venv/bin/python benchmarks/fuzz.py --examples 50 --seed 7
 
 A problem is made of one integer. What is right of it is bounded by NumPy in float64: the dual at
@@ -12,17 +12,19 @@ zero and dimensions by coordinates of zero, so that few programs are compiled.
 """
 
 import argparse
+import functools
 import json
+import multiprocessing
 import pathlib
-import platform
 import sys
 import time
 from collections import Counter
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from typing import Any, NamedTuple
 
 import jax
 import numpy as np
+from accelerator import processor_name
 from scipy.special import logsumexp
 
 import otjax
@@ -343,47 +345,70 @@ def _primal(cost, a, b, epsilon, rhos, plan) -> float:
     return float(value) if np.isfinite(value) else np.inf
 
 
+class Verdict(NamedTuple):
+    """What came of one problem."""
+
+    result: str
+    record: dict[str, Any] | None  # if something is wrong
+    is_proven: bool  # whether the value has bounds that tell
+
+
+def judged(seed: int, sizes: tuple[str, ...]) -> Verdict:
+    given = problem(seed, sizes)
+    answer = ask(given)
+    result, found = name_of(answer.solution.result), faults(given, answer)
+    if not found or found == UNKNOWN:
+        return Verdict(result, None, found != UNKNOWN)
+    shape = [len(given.a), len(given.b)]
+    record = {"seed": seed, "kind": given.kind, "shape": shape, "result": result, "faults": found}
+    return Verdict(result, record, True)
+
+
+def verdicts(options: argparse.Namespace) -> Iterator[Verdict]:
+    seeds = range(options.seed, options.seed + options.examples)
+    judge = functools.partial(judged, sizes=tuple(options.sizes))
+    if options.workers == 1:
+        use_float64()
+        yield from map(judge, seeds)
+    else:
+        context = multiprocessing.get_context("spawn")
+        with context.Pool(options.workers, use_float64) as pool:
+            yield from pool.imap_unordered(judge, seeds, chunksize=5)
+
+
+def use_float64() -> None:
+    jax.config.update("jax_enable_x64", True)
+
+
 def main() -> int:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0] if __doc__ else None)
     parser.add_argument("--examples", type=int, default=1000)
     parser.add_argument("--seed", type=int, default=0, help="the first one")
     parser.add_argument("--sizes", nargs="+", choices=SIZES, default=list(SIZES))
+    parser.add_argument("--workers", type=int, default=1, help="processes that share the work")
     parser.add_argument("--deadline", type=float, default=np.inf, help="seconds")
     parser.add_argument("--output", type=pathlib.Path)
     options = parser.parse_args()
-    jax.config.update("jax_enable_x64", True)
     begun, results, faulty = time.time(), Counter(), []
-    count = unproven = 0
-    for seed in range(options.seed, options.seed + options.examples):
+    unproven = 0
+    for verdict in verdicts(options):
+        results[verdict.result] += 1
+        unproven += not verdict.is_proven
+        if verdict.record is not None:
+            faulty.append(verdict.record)
+            print(json.dumps(verdict.record), flush=True)
         if time.time() - begun > options.deadline:
             break
-        given = problem(seed, tuple(options.sizes))
-        answer = ask(given)
-        count += 1
-        status = name_of(answer.solution.result)
-        results[status] += 1
-        found = faults(given, answer)
-        unproven += found == UNKNOWN
-        if found and found != UNKNOWN:
-            record = {
-                "seed": seed,
-                "kind": given.kind,
-                "shape": [len(given.a), len(given.b)],
-                "result": status,
-                "faults": found,
-            }
-            faulty.append(record)
-            print(json.dumps(record), flush=True)
     report = {
-        "examples": count,
+        "examples": results.total(),
         "first_seed": options.seed,
         "sizes": options.sizes,
         "results": dict(results.most_common()),
-        "faults": faulty,
+        "faults": sorted(faulty, key=lambda record: record["seed"]),
         "values_without_bounds": unproven,
         "otjax": otjax.__version__,
         "jax": jax.__version__,
-        "machine": platform.machine(),
+        "machine": processor_name(),
         "seconds": round(time.time() - begun),
     }
     print(json.dumps({key: report[key] for key in ("examples", "results", "seconds")}))

@@ -27,7 +27,7 @@ from typing import Any
 
 import jax
 from accelerator import describe_device, line, Record, versions
-from gpu import checks, first_calls, times
+from gpu import checks, first_calls, flows, times
 from gpu.problems import ENGINES, FULL, QUICK, Scale, TOLERANCE
 
 
@@ -36,15 +36,18 @@ PARTS: dict[str, tuple[Callable[[Scale], Iterator[Record]], float]] = {
     "small_checks": (checks.small_checks, 40),
     "batch": (times.batch, 40),
     "small": (times.small, 20),
+    # Before what holds matrices, so that the peak of memory is its own.
+    "huge": (times.huge, 100),
     "medium_64": (times.medium_64, 40),
     "medium_3": (times.medium_3, 20),
     "large_3": (times.large_3, 30),
     "large_64": (times.large_64, 40),
     "first_calls": (first_calls.first_calls, 90),
-    "huge": (times.huge, 100),
     "checks": (checks.checks, 60),
     "other_batches": (times.other_batches, 40),
     "exact": (times.exact, 60),
+    "couplings": (flows.couplings, 60),
+    "drifts": (flows.drifts, 40),
     "batch_checks": (checks.batch_checks, 60),
     "other_engines": (times.other_engines, 60),
     "more_checks": (checks.more_checks, 60),

@@ -21,6 +21,7 @@ import equinox as eqx
 import jax
 import jax.numpy as jnp
 import jax.random as jr
+import optax
 import tyro
 from accelerator import describe_device, versions
 from jaxtyping import Array, Float
@@ -46,6 +47,8 @@ class Options:
     """Steps of the descent."""
     batch: int = 1024
     """Samples of each distribution in a step."""
+    learning_rate: float = 3e-3
+    """Of Adam, at the start; it falls to 0 by a cosine."""
     method: str = "amortised"
     """Any of amortised, cycle and minmax."""
     free: bool = False
@@ -110,6 +113,11 @@ def networks_of(dim: int, options: Options) -> tuple[Any, Any] | None:
     return Free(mlp), neural.NearIdentity(dim, width, key=key_predictor)
 
 
+def optimiser_of(options: Options) -> optax.GradientTransformation:
+    rate = optax.cosine_decay_schedule(options.learning_rate, options.steps)
+    return optax.adam(rate, b2=0.99)
+
+
 def scores(
     images: Float[Array, "n d"], truth: Float[Array, "n d"], x: Float[Array, "n d"]
 ) -> dict[str, float]:
@@ -139,7 +147,7 @@ def run(dim: int, options: Options) -> dict[str, Any]:
         key=key,
         networks=networks_of(dim, options),
         method=METHODS[options.method](),
-        descent=neural.Descent(max_steps=options.steps),
+        descent=neural.Descent(max_steps=options.steps, optimiser=optimiser_of(options)),
         throw=False,
     )
     x = w2.sample(pair.source, key_test, SCORED_ON)
@@ -161,6 +169,7 @@ def run(dim: int, options: Options) -> dict[str, Any]:
         "residual": float(found.residual),
         "steps": options.steps,
         "batch": options.batch,
+        "learning_rate": options.learning_rate,
         "scored_on": SCORED_ON,
         "seed": options.seed,
         "device": describe_device()["kind"],

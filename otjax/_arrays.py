@@ -9,6 +9,8 @@ import jax.lax as lax
 import jax.numpy as jnp
 from jaxtyping import Array, ArrayLike, Float, Int
 
+from ._precision import needs_precision, needs_precision_to_the_end
+
 
 Tree = TypeVar("Tree")
 
@@ -46,16 +48,8 @@ def float_array(value: ArrayLike, name: str, axes: str) -> Float[Array, "..."]:
         )
     if 0 in array.shape:
         raise ValueError(f"`{name}` must not be empty, got shape {array.shape}.")
-    return array if array.dtype in _ACCEPTED else array.astype(jnp.float32)
-
-
-def needs_precision(dtype: jnp.dtype, what: str) -> None:
-    """**Raises:** `ValueError` where `what` is in double precision, and JAX has none here."""
-    if dtype == jnp.dtype("float64") and jnp.result_type(float) != dtype:
-        raise ValueError(
-            f"{what} is of float64, and here JAX computes in float32. Do this within "
-            "`with jax.enable_x64(True):`, put around whatever is under `jax.jit`, not inside it."
-        )
+    array = array if array.dtype in _ACCEPTED else array.astype(jnp.float32)
+    return needs_precision_to_the_end(array, name)
 
 
 def float_scalar(value: ArrayLike, name: str, dtype: jnp.dtype) -> Float[Array, ""]:

@@ -10,11 +10,12 @@ import jax.numpy as jnp
 import lineax as lx
 from jaxtyping import Array, Bool, Float
 
-from ._arrays import constant, needs_precision
+from ._arrays import constant
 from ._control import in_turn
 from ._dual import linear_cost, mean_cost, transport_plan
 from ._mesh import on_any_mesh
 from ._operators import RankOne, TransportPlan
+from ._precision import needs_precision
 from ._problem import PreparedProblem
 from ._results import is_invalid, RESULTS
 from ._solution import Solution

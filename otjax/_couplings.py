@@ -4,6 +4,7 @@ None of it forms the plan: its rows are made a block at a time.
 """
 
 from collections.abc import Callable
+from typing import NamedTuple, TypeVar
 
 import equinox as eqx
 import jax
@@ -11,14 +12,23 @@ import jax.lax as lax
 import jax.numpy as jnp
 import jax.random as jr
 import lineax as lx
-from jaxtyping import Array, ArrayLike, Bool, Float, Int, PRNGKeyArray
+from jaxtyping import Array, ArrayLike, Float, Int, PRNGKeyArray, PyTree
 
 from ._arrays import float_array, float_scalar
 from ._geometry import AbstractPlan
 from ._operators import TransportPlan
 from ._plan_rows import rows
+from ._problem import PreparedProblem
 from ._reduction import by_platform, map_rows
 from ._varying import while_loop
+
+
+Block = TypeVar("Block", bound=PyTree[Array])
+Reduced = TypeVar("Reduced", bound=PyTree[Array])
+
+# In so many rounds at least a one-to-one matching is found: few rows ask more than once.
+_ROUNDS = 8
+_BLUR = 16
 
 
 def sample_pairs(
@@ -44,17 +54,20 @@ def _sample_pairs(plan, key, num_pairs):
     # Rounding must not choose a row of mass zero at the end.
     last = row.shape[0] - 1 - jnp.argmax(row[::-1] > 0).astype(jnp.int32)
     i = jnp.minimum(i, last)
-    return i, _columns_of(plan, i, key_columns)
+    return i, columns_of(plan, i, key_columns)
 
 
 @eqx.filter_jit
 def draw_partners(plan: lx.AbstractLinearOperator, key: PRNGKeyArray) -> Int[Array, " n"]:
     """For each row one column, by its conditional law."""
     every = jnp.arange(plan.out_structure().shape[0], dtype=jnp.int32)
-    return _columns_of(plan, every, key)
+    return columns_of(plan, every, key)
 
 
-def _columns_of(plan, i: Int[Array, " k"], key: PRNGKeyArray) -> Int[Array, " k"]:
+def columns_of(
+    plan: lx.AbstractLinearOperator, i: Int[Array, " k"], key: PRNGKeyArray
+) -> Int[Array, " k"]:
+    """For each of some rows one column, by its conditional law."""
     law = _law(plan)
     level = jr.uniform(key, i.shape, plan.out_structure().dtype)
 
@@ -65,7 +78,7 @@ def _columns_of(plan, i: Int[Array, " k"], key: PRNGKeyArray) -> Int[Array, " k"
         below = cumulative <= level[:, None] * cumulative[:, -1:]
         return jnp.minimum(jnp.sum(below, axis=1, dtype=jnp.int32), cumulative.shape[1] - 1)
 
-    return _by_rows(draw, (i, level), plan)
+    return by_rows(draw, (i, level), plan)
 
 
 @eqx.filter_jit
@@ -73,46 +86,72 @@ def best_partners(plan: lx.AbstractLinearOperator) -> Int[Array, " n"]:
     """For each row the column that it gives most to."""
     law = _law(plan)
     every = jnp.arange(plan.out_structure().shape[0], dtype=jnp.int32)
-    return _by_rows(lambda i: jnp.argmax(law(i), axis=1).astype(jnp.int32), every, plan)
+    return by_rows(lambda i: jnp.argmax(law(i), axis=1).astype(jnp.int32), every, plan)
 
 
-def one_to_one(plan: lx.AbstractLinearOperator) -> Int[Array, " n"]:
-    """For each row a column of its own: the pair of largest density is taken, then the largest of
-    the rest, and so on. No row stays without one, so that there must be as many columns.
-
-    In rounds: a pair that is the largest of its row and of its column, among what is left, is taken
-    sooner or later, so all such are taken at once. There are few rounds, each a pass over the plan.
+def one_to_one(
+    problem: PreparedProblem, f: Float[Array, " n"], g: Float[Array, " m"]
+) -> Int[Array, " n"]:
+    """For each row of the plan of two potentials a column of its own: the pair of largest density
+    is taken, then the largest of the rest, and so on. No row stays without one, so that there must
+    be as many columns.
 
     **Raises:** `ValueError` if there are fewer columns than rows.
     """
-    n, m = plan.out_structure().shape[0], plan.in_structure().shape[0]
+    n, m = problem.geometry.shape
     if n > m:
         raise ValueError(
             f"A plan of shape {(n, m)} has fewer columns than rows, which cannot each have one of "
             "their own; ask its transpose, `solution.T.assign()`."
         )
-    return _one_to_one(plan)
+    # The order of densities is the same at every epsilon; at a larger one few are rounded to zero.
+    return _one_to_one(problem.geometry.plan(f, g, _BLUR * problem.epsilon))
+
+
+class _Matching(NamedTuple):
+    """Which rows have a column by now; m and n stand for none."""
+
+    partners: Int[Array, " n"]
+    holders: Int[Array, " m"]
+    held: Float[Array, " m"]  # the density of each column with its holder, or -1
 
 
 @eqx.filter_jit
-def _one_to_one(plan):
-    n, m = plan.out_structure().shape[0], plan.in_structure().shape[0]
-    law, law_transposed = _density(plan), _density(plan.T)
+def _one_to_one(density: AbstractPlan) -> Int[Array, " n"]:
+    # The same is found by deferred acceptance (Gale and Shapley 1962), whoever asks first: a row
+    # without a column asks the one that it has most of and that has less of its own holder, and
+    # takes its place. So a round looks at some rows that have none, not at all of the plan.
+    like = jax.eval_shape(density.as_matrix)
+    n, m = like.shape
 
-    def best(law, count: int, absent: Bool[Array, " other"], plan) -> Int[Array, " count"]:
-        largest = lambda i: jnp.argmax(jnp.where(absent[None, :], -1, law(i)), axis=1)
-        every = jnp.arange(count, dtype=jnp.int32)
-        return _by_rows(lambda i: largest(i).astype(jnp.int32), every, plan)
+    def ask(at_once: int, matching: _Matching) -> _Matching:
+        partners, holders, held = matching
+        (i,) = jnp.nonzero(partners == m, size=at_once, fill_value=n)
+        i = i.astype(jnp.int32)
+        offers = jnp.nan_to_num(rows(density, jnp.minimum(i, n - 1)))
+        offers = jnp.where((i < n)[:, None] & (offers > held[None, :]), offers, -1)
+        j = jnp.argmax(offers, axis=1).astype(jnp.int32)
+        offer = jnp.max(offers, axis=1)
+        best = held.at[j].max(offer)
+        wins = (offer > held[j]) & (offer == best[j])
+        first = jnp.full((m,), n, jnp.int32).at[jnp.where(wins, j, m)].min(i, mode="drop")
+        wins &= first[j] == i
+        partners = partners.at[jnp.where(wins, holders[j], n)].set(m, mode="drop")
+        partners = partners.at[jnp.where(wins, i, n)].set(j, mode="drop")
+        holders = holders.at[jnp.where(wins, j, m)].set(i, mode="drop")
+        return _Matching(partners, holders, best)
 
-    def take(partners: Int[Array, " n"]) -> Int[Array, " n"]:
-        has, taken = partners < m, jnp.zeros(m, bool).at[partners].set(True, mode="drop")
-        wish = best(law, n, taken, plan)
-        suitor = best(law_transposed, m, has, plan.T)
-        mutual = ~has & (suitor[wish] == jnp.arange(n, dtype=jnp.int32))
-        return jnp.where(mutual, wish, partners)
+    def matched(block: int, matching: _Matching) -> _Matching:
+        at_once = min(block, max(n // _ROUNDS, 1))
+        unfinished = lambda matching: jnp.any(matching.partners == m)
+        return while_loop(unfinished, lambda matching: ask(at_once, matching), matching)
 
-    nobody = jnp.full((n,), m, jnp.int32)
-    return while_loop(lambda partners: jnp.any(partners == m), take, nobody)
+    nobody = _Matching(
+        jnp.full((n,), m, jnp.int32),
+        jnp.full((m,), n, jnp.int32),
+        jnp.full((m,), -1, like.dtype),
+    )
+    return by_platform(matched, (n, m), nobody).partners
 
 
 def _law(plan: lx.AbstractLinearOperator) -> Callable[[Int[Array, " k"]], Float[Array, "k m"]]:
@@ -122,16 +161,10 @@ def _law(plan: lx.AbstractLinearOperator) -> Callable[[Int[Array, " k"]], Float[
     return lambda i: rows(plan, i)
 
 
-def _density(
-    plan: lx.AbstractLinearOperator,
-) -> Callable[[Int[Array, " k"]], Float[Array, "k m"]]:
-    """Entries relative to the two masses, where these are known."""
-    if isinstance(plan, TransportPlan):
-        return lambda i: rows(plan.density, i)
-    return lambda i: rows(plan, i)
-
-
-def _by_rows(reduce, block, plan: lx.AbstractLinearOperator):
+def by_rows(
+    reduce: Callable[[Block], Reduced], block: Block, plan: lx.AbstractLinearOperator
+) -> Reduced:
+    """What `reduce` makes of some rows of a plan, of so many at a time as memory has room for."""
     shape = jax.tree.leaves(block)[0].shape[0], plan.in_structure().shape[0]
     return by_platform(lambda size, block: map_rows(reduce, block, size), shape, block)
 
@@ -203,4 +236,4 @@ def _exponents(plan: TransportPlan) -> Float[Array, ""]:
         return a * jnp.matmul(density * logarithm, plan.b, precision=lax.Precision.HIGHEST)
 
     every = jnp.arange(plan.a.shape[0], dtype=jnp.int32)
-    return jnp.sum(_by_rows(of_rows, (every, plan.a), plan))
+    return jnp.sum(by_rows(of_rows, (every, plan.a), plan))

@@ -7,13 +7,14 @@ import jax.numpy as jnp
 from jaxtyping import Array, ArrayLike, Float, Int, PRNGKeyArray
 
 from . import _couplings
-from ._arrays import float_array, needs_precision
+from ._arrays import float_array
 from ._conditional import conditional
 from ._dual import linear_cost, transport_plan
 from ._geometry import AbstractCloud, AbstractPointGeometry
 from ._ground_cost import GroundCost, SqEuclidean
 from ._maps import ConvexMap, nearest
 from ._operators import TransportPlan
+from ._precision import needs_precision
 from ._problem import EntropicProblem, PreparedProblem
 from ._results import RESULTS
 from ._slack import AbstractSlack
@@ -178,7 +179,7 @@ class Solution(eqx.Module):
 
         **Raises:** `ValueError` if there are fewer columns than rows.
         """
-        return _couplings.one_to_one(self.plan)
+        return _couplings.one_to_one(self.prepared, *self._potentials)
 
     @eqx.filter_jit
     def barycentric(self) -> Float[Array, "n d"]:

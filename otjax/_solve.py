@@ -6,12 +6,13 @@ import jax.numpy as jnp
 from jaxtyping import Array, ArrayLike, Float, Int
 
 from ._adjoint import AbstractAdjoint, envelope, ImplicitAdjoint
-from ._arrays import constant, count, float_array, needs_precision
+from ._arrays import constant, count, float_array
 from ._control import in_turn
 from ._dual import centre, excess_mass, left_out, marginal_error
 from ._level import without_constant
 from ._memory import check_memory
 from ._mesh import on_any_mesh, on_explicit_mesh
+from ._precision import needs_precision
 from ._problem import EntropicProblem, PreparedProblem
 from ._reduction import is_allowed
 from ._results import is_invalid, raise_unless_successful, RESULTS

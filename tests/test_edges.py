@@ -466,6 +466,30 @@ def test_double_precision_is_read_where_there_is_some():
                 read()
 
 
+def test_double_precision_within_jit_is_refused_in_words():
+    x, y = (points.astype(np.float32) for points in _clouds())
+
+    def solved(x, y):
+        return otjax.solve(otjax.EntropicProblem(otjax.PointCloud(x, y)), throw=False).value
+
+    losses = {
+        "solve": solved,
+        "divergence": otjax.sinkhorn_divergence,
+        "gradient": jax.grad(otjax.sinkhorn_divergence),
+        "vmap": lambda x, y: jax.vmap(otjax.wasserstein, (None, 0))(x, y[None]),
+        "matrix": lambda x, y: otjax.solve_exact(otjax.CostMatrix(x @ y.T), throw=False).value,
+    }
+    with jax.enable_x64(False):
+        for loss in losses.values():
+
+            def inside(x, y, loss=loss):
+                with jax.enable_x64(True):
+                    return jnp.float32(loss(x.astype(float), y.astype(float)))
+
+            with pytest.raises(ValueError, match="around the call of what is under `jax.jit`"):
+                jax.jit(inside)(x, y)
+
+
 def test_potentials_of_pot_are_a_start_and_ours_are_its():
     ot = pytest.importorskip("ot")
     x, y = _clouds()

@@ -38,10 +38,16 @@ def centred(x):
     return x - jnp.mean(x, axis=0, keepdims=True)
 
 
+def spread_of(x0, x1):
+    """The mean centred cost above the least."""
+    costs = squared_distances(centred(x0), centred(x1))
+    return costs.mean() - costs.min()
+
+
 def law_of(x0, x1, epsilon, solver):
-    """The law of the partner of each row in the plan, at a fraction of the mean centred cost."""
+    """The law of the partner of each row in the plan, at a fraction of the spread."""
+    epsilon = epsilon * spread_of(x0, x1)
     x0, x1 = centred(x0), centred(x1)
-    epsilon = epsilon * squared_distances(x0, x1).mean()
     problem = otjax.EntropicProblem(otjax.PointCloud(x0, x1), epsilon=epsilon)
     plan = np.asarray(otjax.solve(problem, solver).plan.as_matrix())
     return plan / plan.sum(axis=1, keepdims=True)
@@ -252,7 +258,7 @@ def test_labels_are_kept_apart_as_strictly_as_asked():
     # Conditions that are numbers: the plan is that of samples with coordinates joined to them.
     numbers = jnp.asarray(np.random.default_rng(1).normal(size=(24, 1)))
     joined = [jnp.concatenate([x, 2.0 * numbers], axis=1) for x in (x0, x1)]
-    scales = [squared_distances(*map(centred, pair)).mean() for pair in ([x0, x1], joined)]
+    scales = [spread_of(*pair) for pair in ([x0, x1], joined)]
     pairs = conditional(4.0).pairs(KEY, x0, x1, numbers)
     same = minibatch(epsilon=0.1 * scales[0] / scales[1]).pairs(KEY, *joined)
     np.testing.assert_array_equal(pairs.j, same.j)

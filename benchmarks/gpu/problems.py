@@ -42,6 +42,8 @@ class Scale(NamedTuple):
     huge: int
     coarse: int  # of so many points one is taken for a start of the huge problem
     exact: int
+    couplings: tuple[int, ...]  # samples of each side in a plan
+    drift: tuple[int, int]  # samples, dimension
     repeats: int
 
 
@@ -55,11 +57,13 @@ FULL = Scale(
     huge=2**20,
     coarse=16,
     exact=16_384,
+    couplings=(256, 4096, 65_536),
+    drift=(4096, 1024),
     repeats=5,
 )
 QUICK = Scale(
     ((33, 29, 2), (40, 32, 64)), (4, 16), ((2, 12),), 64, 96, 128, huge=256, coarse=4, exact=48,
-    repeats=1,
+    couplings=(32, 64), drift=(64, 24), repeats=1,
 )  # fmt: skip
 
 

@@ -10,10 +10,12 @@ import jax.random as jr
 from jaxtyping import Array, ArrayLike, Float
 
 from .._arrays import constant, positive_number
-from .._geometry import CostMatrix
-from .._ground_cost import GroundCost, pairwise, SqEuclidean
-from .._problem import EntropicProblem
+from .._geometry import CostMatrix, PointCloud
+from .._ground_cost import GroundCost, SqEuclidean
+from .._problem import EntropicProblem, Relative
+from .._reduction import Pairs as Costs
 from .._results import RESULTS
+from .._solution import Solution
 from .._solve import solve
 from .._solver import AbstractSolver
 from ._batches import two_batches, vectors
@@ -108,8 +110,9 @@ class Minibatch(AbstractCoupling):
         """**Arguments:**
 
         - `solver`: as for `otjax.solve`.
-        - `epsilon`: the regularisation as a fraction of the mean cost, positive. For `SqEuclidean`
-            that is the mean cost of batches that are moved onto one mean, which changes no plan.
+        - `epsilon`: the regularisation as a fraction of the mean cost above the least, as in
+            `Relative`, positive. For `SqEuclidean` that is the mean cost of batches that are moved
+            onto one mean, which changes no plan.
         - `cost`: a ground cost; it sees samples as vectors.
         - `draw`: `Rows()` draws from the plan; `Assignment()` makes it one-to-one.
         - `num_pairs`: how many pairs to draw, at most n; `None` is all n. So a plan of a large
@@ -132,9 +135,13 @@ class Minibatch(AbstractCoupling):
     ) -> Pairs:
         del condition
         costs, shift = self._costs(x0, x1)
-        return self._drawn(key, costs, shift, costs)
+        geometry = PointCloud(costs.x, costs.y, cost=self.cost)
+        problem = EntropicProblem(geometry, epsilon=Relative(self.epsilon))
+        solution = self._solved(problem)
+        mean = solution.prepared.mean * solution.prepared.unit
+        return self._drawn(key, solution, costs, mean, shift)
 
-    def _costs(self, x0: ArrayLike, x1: ArrayLike) -> tuple[Float[Array, "n m"], Float[Array, ""]]:
+    def _costs(self, x0: ArrayLike, x1: ArrayLike) -> tuple[Costs, Float[Array, ""]]:
         """The costs, and a constant that was left out of them."""
         x0, x1 = constant(tuple(map(vectors, two_batches(x0, x1, ("x0", "x1")))))
         shift = jnp.zeros((), x0.dtype)
@@ -142,41 +149,43 @@ class Minibatch(AbstractCoupling):
             means = tuple(jnp.mean(x, axis=0, keepdims=True) for x in (x0, x1))
             x0, x1 = x0 - means[0], x1 - means[1]
             shift = jnp.sum(jnp.square(means[0] - means[1]))
-        return pairwise(self.cost, x0, x1), shift
+        return Costs(x0, x1, self.cost), shift
+
+    def _solved(self, problem: EntropicProblem) -> Solution:
+        return constant(solve(problem, self.solver, throw=False))
 
     def _drawn(
         self,
         key: Array,
-        costs: Float[Array, "n m"],
+        solution: Solution,
+        costs: Costs,
+        mean: Float[Array, ""],
         shift: Float[Array, ""],
-        penalised: Float[Array, "n m"],
     ) -> Pairs:
-        """Pairs from the plan of the penalised costs, evaluated by the costs themselves."""
+        """Pairs from a plan, evaluated by costs of the given mean."""
         n, m = costs.shape
         num_pairs = n if self.num_pairs is None else self.num_pairs
         if num_pairs > n:
             raise ValueError(
                 f"`num_pairs` must be at most the number of samples `x0`, {n}, got {num_pairs}."
             )
-        mean = jnp.mean(costs)
-        # Where all costs are 0 any epsilon gives the same plan.
-        epsilon = self.epsilon.astype(mean.dtype) * jnp.where(mean > 0, mean, 1)
-        problem = EntropicProblem(CostMatrix(penalised), epsilon=epsilon)
-        solution = solve(problem, self.solver, throw=False)
-        f, g = solution.potentials
-        used = solution.epsilon
-        log_density = (f[:, None] + g[None, :] - penalised) / used
-        i, j, law = self.draw(key, log_density, num_pairs)
-        column = jnp.mean(law, axis=0)
-        surprise = jnp.where(law > 0, law * -jnp.log(jnp.where(law > 0, law, 1)), 0)
+        potentials = _with_exact_rows(solution)
+        drawn = self.draw(key, solution.prepared, potentials, costs, num_pairs)
         return Pairs(
-            i,
-            j,
-            marginal_error=jnp.sum(jnp.abs(column - 1 / m)),
-            entropy=jnp.mean(jnp.sum(surprise, axis=1)) / (math.log(m) or 1),
-            relative_cost=relative(jnp.mean(jnp.sum(law * costs, axis=1)) + shift, mean + shift),
+            drawn.i,
+            drawn.j,
+            marginal_error=jnp.sum(jnp.abs(drawn.column - 1 / m)),
+            entropy=drawn.entropy / (math.log(m) or 1),
+            relative_cost=relative(drawn.cost + shift, mean + shift),
             result=solution.result,
         )
+
+
+def _with_exact_rows(solution: Solution) -> tuple[Float[Array, " n"], Float[Array, " m"]]:
+    """The potentials after one more half-step, whose plan gives each row its mass."""
+    problem, (_, g) = solution.prepared, solution.inner
+    h = g + problem.epsilon * jnp.log(problem.b)
+    return problem.geometry.softmin(h, problem.epsilon), g
 
 
 class Conditional(AbstractCoupling):
@@ -219,10 +228,16 @@ class Conditional(AbstractCoupling):
             )
         if condition is None:
             raise ValueError("`condition` must be given for `Conditional(...)`, axes (n, ...).")
-        distance = _condition_distance(constant(jnp.asarray(condition)), m, costs.dtype)
+        matrix = costs.matrix()
+        distance = _condition_distance(constant(jnp.asarray(condition)), m, matrix.dtype)
         # Times, not at distance 0, where the weight may be infinite.
-        penalty = jnp.where(distance > 0, self.weight.astype(costs.dtype) * distance, 0)
-        return self.minibatch._drawn(key, costs, shift, costs + penalty)
+        penalty = jnp.where(distance > 0, self.weight.astype(matrix.dtype) * distance, 0)
+        mean = jnp.mean(matrix)
+        # A fraction of the costs themselves, whatever is added to them.
+        epsilon = Relative(self.minibatch.epsilon).times(mean - jnp.min(matrix))
+        problem = EntropicProblem(CostMatrix(matrix + penalty), epsilon=epsilon)
+        solution = self.minibatch._solved(problem)
+        return self.minibatch._drawn(key, solution, costs, mean, shift)
 
 
 def check_condition(condition: Array, num: int) -> None:

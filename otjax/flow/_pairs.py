@@ -1,15 +1,20 @@
 """What a coupling returns, and how pairs are drawn from a plan."""
 
 import abc
+from typing import NamedTuple
 
 import equinox as eqx
 import jax
 import jax.numpy as jnp
 import jax.random as jr
-from jaxtyping import Array, Bool, Float, Int
+from jaxtyping import Array, Float, Int
 
+from .._couplings import by_rows, columns_of, one_to_one
+from .._dual import transport_plan
+from .._plan_rows import rows
+from .._problem import PreparedProblem
+from .._reduction import Pairs as Costs
 from .._results import RESULTS
-from .._varying import while_loop
 
 
 class Pairs(eqx.Module):
@@ -34,23 +39,43 @@ class Pairs(eqx.Module):
     result: RESULTS
 
 
+class Drawn(NamedTuple):
+    """Pairs of indices, and the joint law that they are drawn from.
+
+    - `i`, `j`: indices, shape (k,).
+    - `column`: the law of `j`, shape (m,).
+    - `entropy`: the mean entropy of the partner of a row, in nats.
+    - `cost`: the mean cost of a pair.
+    """
+
+    i: Int[Array, " k"]
+    j: Int[Array, " k"]
+    column: Float[Array, " m"]
+    entropy: Float[Array, ""]
+    cost: Float[Array, ""]
+
+
 class AbstractDraw(eqx.Module):
     """How indices are drawn from a plan."""
 
     @abc.abstractmethod
     def __call__(
-        self, key: Array, log_density: Float[Array, "n m"], num_pairs: int
-    ) -> tuple[Int[Array, " k"], Int[Array, " k"], Float[Array, "n m"]]:
+        self,
+        key: Array,
+        problem: PreparedProblem,
+        potentials: tuple[Float[Array, " n"], Float[Array, " m"]],
+        costs: Costs,
+        num_pairs: int,
+    ) -> Drawn:
         """Draws `num_pairs` pairs.
 
         **Arguments:**
 
         - `key`: a key of `jax.random`.
-        - `log_density`: the logarithm of the plan's density; rows and columns have uniform masses.
+        - `problem`, `potentials`: a problem, n x m, and potentials of it, whose plan
+            (`transport_plan`) has rows of equal mass.
+        - `costs`: what pairs cost, n x m.
         - `num_pairs`: the number k of pairs, at most n.
-
-        **Returns:** the indices `i` and `j`, and the law of the partner of each row, whose rows
-        sum to one.
 
         **Raises:** `ValueError` where a plan of this shape cannot be drawn from.
         """
@@ -64,15 +89,32 @@ class Rows(AbstractDraw):
     """
 
     def __call__(
-        self, key: Array, log_density: Float[Array, "n m"], num_pairs: int
-    ) -> tuple[Int[Array, " k"], Int[Array, " k"], Float[Array, "n m"]]:
+        self,
+        key: Array,
+        problem: PreparedProblem,
+        potentials: tuple[Float[Array, " n"], Float[Array, " m"]],
+        costs: Costs,
+        num_pairs: int,
+    ) -> Drawn:
         key_rows, key_partners = jr.split(key)
-        i = jr.permutation(key_rows, len(log_density))[:num_pairs]
-        law = jax.nn.softmax(log_density, axis=1)
-        cumulative = jnp.cumsum(law[i], axis=1)
-        level = jr.uniform(key_partners, (num_pairs, 1), law.dtype) * cumulative[:, -1:]
-        # The first column at which the sum exceeds the level, so that it has a positive mass.
-        return i, jnp.sum(cumulative <= level, axis=1, dtype=i.dtype), law
+        n, _ = costs.shape
+        i = jr.permutation(key_rows, n)[:num_pairs]
+        plan = transport_plan(problem, *potentials)
+
+        def of_rows(block: Int[Array, " k"]) -> tuple[Float[Array, " k"], Float[Array, " k"]]:
+            law = n * rows(plan, block)
+            surprise = jnp.where(law > 0, law * -jnp.log(jnp.where(law > 0, law, 1)), 0)
+            paid = law * Costs(costs.x[block], costs.y, costs.cost).matrix()
+            return jnp.sum(surprise, axis=1), jnp.sum(paid, axis=1)
+
+        entropies, paid = by_rows(of_rows, jnp.arange(n), plan)
+        return Drawn(
+            i,
+            columns_of(plan, i, key_partners),
+            plan.T.mv(jnp.ones_like(plan.a)),
+            jnp.mean(entropies),
+            jnp.mean(paid),
+        )
 
 
 class Assignment(AbstractDraw):
@@ -84,40 +126,21 @@ class Assignment(AbstractDraw):
     """
 
     def __call__(
-        self, key: Array, log_density: Float[Array, "n m"], num_pairs: int
-    ) -> tuple[Int[Array, " k"], Int[Array, " k"], Float[Array, "n m"]]:
-        n, m = log_density.shape
+        self,
+        key: Array,
+        problem: PreparedProblem,
+        potentials: tuple[Float[Array, " n"], Float[Array, " m"]],
+        costs: Costs,
+        num_pairs: int,
+    ) -> Drawn:
+        n, m = costs.shape
         if n != m:
             raise ValueError(
                 f"`x1` must hold as many samples as `x0` for `Assignment()`, {n}, got {m}; or draw "
                 "pairs by `Rows()`."
             )
-        partners = _largest_first(log_density)
+        partners = one_to_one(problem, *potentials)
         i = jr.permutation(key, n)[:num_pairs]
-        return i, partners[i], jax.nn.one_hot(partners, n, dtype=log_density.dtype)
-
-
-def _largest_first(scores: Float[Array, "n n"]) -> Int[Array, " n"]:
-    """Takes entries by size, each row and column once.
-
-    In rounds: an entry that is the largest of its row and of its column, among what is left, is
-    taken sooner or later, so all of them are taken at once. The largest of all is one of them, so
-    each round takes some; there are few rounds.
-    """
-    n = len(scores)
-    scores = jnp.nan_to_num(scores, nan=0.0)  # so that nothing but what is taken is at -inf
-
-    def left(partners: Int[Array, " n"]) -> Float[Array, "n n"]:
-        taken = jnp.zeros(n, bool).at[partners].set(True, mode="drop")
-        return jnp.where((partners < n)[:, None] | taken[None, :], -jnp.inf, scores)
-
-    def take(partners: Int[Array, " n"]) -> Int[Array, " n"]:
-        rest = left(partners)
-        best, suitor = (jnp.argmax(rest, axis=axis) for axis in (1, 0))
-        mutual = (partners == n) & (suitor[best] == jnp.arange(n))
-        return jnp.where(mutual, best.astype(partners.dtype), partners)
-
-    def unfinished(partners: Int[Array, " n"]) -> Bool[Array, ""]:
-        return jnp.any(partners == n)
-
-    return while_loop(unfinished, take, jnp.full((n,), n, jnp.int32))
+        paid = jnp.mean(jax.vmap(costs.cost)(costs.x, costs.y[partners]))
+        column, zero = jnp.full((n,), 1 / n, paid.dtype), jnp.zeros_like(paid)
+        return Drawn(i, partners[i], column, zero, paid)
