@@ -67,7 +67,8 @@ def excess_mass(
         near = jnp.abs(difference - integral) <= 16 * eps * product
         return jnp.where(near, integral, difference)
 
-    size = jnp.max(jnp.abs(f)) + jnp.max(jnp.abs(g))
+    mean = lambda masses, potential: inner(masses, jnp.abs(potential)) / jnp.sum(masses)
+    size = mean(problem.a, f) + mean(problem.b, g)
     return cond_any(problem.epsilon > 64 * size, midpoint, lambda: difference)
 
 

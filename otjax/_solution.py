@@ -86,7 +86,8 @@ class Solution(eqx.Module):
         r"""The transport cost of the plan, $\langle P, C \rangle$."""
         problem = self.prepared
         level = times_unit(_cost_of_plan, problem.unit, problem, *self._potentials)
-        return level + self.constant * jnp.sum(problem.a)
+        # Where the plan of a solve that failed overflows it is the largest number.
+        return jnp.nan_to_num(level + self.constant * jnp.sum(problem.a))
 
     @property
     def _potentials(self) -> tuple[Float[Array, " n"], Float[Array, " m"]]:
