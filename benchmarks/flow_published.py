@@ -11,7 +11,7 @@
 | `dynamic` | the translation of a Gaussian by Benamou and Brenier's problem, 64 x 64 x 32 |
 
 Seeds are trained side by side, under `jax.vmap`. Nothing depends on how fast the machine is: no
-number here is a time. The records go to one JSON file for the machine, each part replacing its own.
+number here is a time. The records go to one JSON file, each part replacing its own.
 """  # noqa: E501
 
 import datetime
@@ -61,7 +61,7 @@ class Options:
     workers: int = 1
     """Processes that evaluate while the next is trained."""
     output: pathlib.Path | None = None
-    """The JSON file; by default benchmarks/results/flow_<device>.json."""
+    """The JSON file; by default benchmarks/results/flow.json."""
     quick: bool = False
     """Few steps, seeds and points: does it run?"""
 
@@ -490,15 +490,14 @@ def main(options: Options) -> None:
     unknown = set(options.parts) - set(PARTS)
     if unknown:
         sys.exit(f"error: --parts are {', '.join(PARTS)}, got {', '.join(sorted(unknown))}.")
-    device = describe_device()
-    here = pathlib.Path(__file__).parent / "results"
-    path = options.output or here / f"flow_{device['slug']}.json"
+    path = options.output or pathlib.Path(__file__).parent / "results" / "flow.json"
     report = json.loads(path.read_text()) if path.exists() else {}
-    report |= {"device": device, "versions": versions()}
+    made_by = {"device": describe_device()["kind"], "versions": versions()}
     for name in options.parts:
         names = ("steps", "seeds", "points", "plan", "epochs", "learning_rate")
         settings = {name: getattr(options, name) for name in names}
-        part: dict[str, Any] = {"date": str(datetime.date.today()), **settings, "records": []}
+        part: dict[str, Any] = {"date": str(datetime.date.today()), **made_by, **settings}
+        part["records"] = []
         for record in PARTS[name](options):
             print(name, json.dumps(record), flush=True)
             part["records"].append(record)

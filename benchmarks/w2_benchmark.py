@@ -47,7 +47,7 @@ class Options:
     """Steps of the descent."""
     batch: int = 1024
     """Samples of each distribution in a step."""
-    learning_rate: float = 3e-3
+    learning_rate: float = 1e-2
     """Of Adam, at the start; it falls to 0 by a cosine."""
     method: str = "amortised"
     """Any of amortised, cycle and minmax."""

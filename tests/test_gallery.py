@@ -52,11 +52,13 @@ WORKS = {
     "line_and_slices": _falls,
     "matching_a_flow": lambda n: n[6] < n[0] and n[10] < n[4],  # by transport and at random
     "mean_digits": lambda n: n[2] < 1.2 * n[0] < n[1],
+    "neural_map": lambda n: n[3] < 0.2 * n[2],
     "outliers": lambda n: n[0] > 8 > 1 > n[-1],  # percent of the mass, 10 where it must move
     "partial_transport": lambda n: n[2] < 0.1 < n[0] and n[1] > 0.1,
     "potentials": lambda n: 0.5 < n[0] < n[1] < 1.05,
     "ragged_sets": lambda n: abs(n[0] - n[1]) < 1e-4 and n[2] > 80,
     "shapes": lambda n: n[1] < 0.1 * n[0],
+    "three_ways": lambda n: n[1] < 0.1 * n[0] and n[3] < 0.1 * n[2],
     "wasserstein_gan": lambda n: n[2] < 0.3 * n[1] and n[2] < 2.5 * n[3],
 }
 

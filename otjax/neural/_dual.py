@@ -55,7 +55,7 @@ class Descent(eqx.Module):
         - `num_tests`: how many batches the value and the errors are then estimated with, at least
             2.
         - `optimiser`: makes the steps of each network, by any optax transformation. `None` is Adam,
-            with a rate that falls from 3e-3 to 0. (Make it once: another one compiles anew.)
+            with a rate that falls from 1e-2 to 0. (Make it once: another one compiles anew.)
 
         **Raises:** `ValueError` for numbers out of range.
         """
@@ -73,7 +73,7 @@ class Descent(eqx.Module):
         """That of a network that makes so many steps."""
         if self.optimiser is not None:
             return self.optimiser
-        return optax.adam(optax.cosine_decay_schedule(3e-3, steps), b2=0.99)
+        return optax.adam(optax.cosine_decay_schedule(1e-2, steps), b2=0.99)
 
 
 def neural_map(
