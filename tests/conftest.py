@@ -31,6 +31,19 @@ hypothesis.settings.load_profile("otjax")
 MOST_MEMORY_MAPS = 20_000  # Linux allows a process 65,530
 
 
+SLOW = {
+    line
+    for line in (Path(__file__).parent / "slow.txt").read_text().splitlines()
+    if not line.startswith("#")
+}
+
+
+def pytest_collection_modifyitems(items):
+    for item in items:
+        if item.nodeid.removeprefix("tests/") in SLOW:
+            item.add_marker(pytest.mark.slow)
+
+
 @pytest.fixture
 def jax_as_users_have_it():
     """Without the settings above, for scripts that are run as a whole."""

@@ -562,6 +562,14 @@ def test_no_number_lies(fuzz, unchecked, seed):
     assert fuzz.faults(given, fuzz.ask(given)) in ([], fuzz.UNKNOWN)
 
 
+@pytest.mark.slow
+# Potentials of points of next to no mass: larger than all others, and beyond epsilon.
+@pytest.mark.parametrize("seed", [5001, 6038, 9105])
+def test_points_of_next_to_no_mass_blur_nothing(fuzz, unchecked, seed):
+    given = fuzz.problem(seed)
+    assert fuzz.faults(given, fuzz.ask(given)) == []
+
+
 # What each member of a batch has at its edge, and what a solve says of it.
 MEMBERS = {
     "plain": "successful",

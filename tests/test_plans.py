@@ -69,6 +69,21 @@ def test_one_to_one_takes_the_largest_pairs_first():
         found.T.assign()
 
 
+def test_one_to_one_knows_the_order_of_densities_that_are_rounded_to_zero():
+    rng = np.random.default_rng(1)
+    x, y = (jnp.asarray(rng.normal(size=(40, 2)) ** 3, jnp.float32) for _ in range(2))
+    problem = otjax.EntropicProblem(otjax.PointCloud(x, y), epsilon=otjax.Relative(0.003))
+    found = otjax.solve(problem, tolerance=1e-3)
+    assert np.mean(found.plan.as_matrix() == 0) > 0.1
+    f, g = (np.asarray(potential, float) for potential in found.potentials)
+    costs = np.square(np.asarray(x, float)[:, None] - np.asarray(y, float)).sum(2)
+    scores, expected = f[:, None] + g - costs, np.zeros(40, int)
+    for _ in range(40):
+        i, j = np.unravel_index(np.argmax(scores), scores.shape)
+        expected[i], scores[i], scores[:, j] = j, -np.inf, -np.inf
+    np.testing.assert_array_equal(found.assign(), expected)
+
+
 def test_interpolation_goes_from_one_side_to_the_other():
     key = jr.key(3)
     x = jr.normal(key, (8, 2))
