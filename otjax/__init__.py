@@ -122,6 +122,7 @@ from ._solver import (
     SymmetricSinkhorn as SymmetricSinkhorn,
     Watched as Watched,
 )
+from ._spread import spread_rows as spread_rows
 from ._stochastic import (
     semidiscrete as semidiscrete,
     SemidiscreteSolution as SemidiscreteSolution,

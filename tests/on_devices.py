@@ -84,6 +84,30 @@ def streamed():
     rows(otjax.Streamed(16), 256, 128)
 
 
+def uneven():
+    """Rows that eight devices do not divide: points of mass zero change no number."""
+    x, y, a = clouds(61, 37)
+    sharding = NamedSharding(mesh_of(AxisType.Auto), P("i"))
+    (points, masses), (others, weights) = (
+        otjax.spread_rows(x, a, sharding=sharding),
+        otjax.spread_rows(y, sharding=sharding),
+    )
+    assert (points.shape, others.shape) == ((64, 2), (40, 2))
+    assert len(points.addressable_shards) == DEVICES and points.sharding == sharding
+
+    @jax.jit
+    def value(x, y, a, b):
+        cost = otjax.solve(otjax.EntropicProblem(otjax.PointCloud(x, y), a, b), throw=False)
+        return cost.value, jax.grad(otjax.sinkhorn_divergence)(x, y, a, b, epsilon=0.1)
+
+    want, slope = value(x, y, a, jnp.full(37, 1 / 37))
+    found, spread_slope = value(points, others, masses, weights)
+    close((found, spread_slope[:61]), (want, slope))
+    assert np.all(np.asarray(spread_slope[61:]) == 0)
+    same, _ = otjax.spread_rows(x[:56], sharding=sharding)
+    assert same.shape == (56, 2)
+
+
 def memory():
     """Of a held matrix each device has its share."""
     given = clouds(2048, 2048, jnp.float32)
