@@ -24,15 +24,16 @@ import otjax  # noqa: E402
 
 
 mesh = jax.make_mesh((jax.device_count(),), ("data",), axis_types=(jax.sharding.AxisType.Auto,))
-optimiser = optax.adam(1e-2)
+steps = 500
+optimiser = optax.adam(optax.cosine_decay_schedule(1e-2, steps))
 model, static = eqx.partition(eqx.nn.MLP(2, 2, 64, 2, key=jr.key(0)), eqx.is_array)
 
 
-def spiral(key, number):
-    key_time, key_noise = jr.split(key)
-    time = 3 * jnp.pi * jnp.sqrt(jr.uniform(key_time, (number, 1)))
-    points = jnp.hstack([jnp.cos(time), jnp.sin(time)]) * time / (3 * jnp.pi)
-    return points + 0.02 * jr.normal(key_noise, (number, 2))
+def wave(key, number):
+    key_place, key_noise = jr.split(key)
+    place = jr.uniform(key_place, (number, 1), minval=-1.5, maxval=1.5)
+    points = jnp.hstack([place, 0.7 * jnp.sin(2 * place)])
+    return points + 0.04 * jr.normal(key_noise, (number, 2))
 
 
 def loss_fn(model, latents, data):
@@ -53,9 +54,9 @@ specs = (P(), P(), P("data"), P("data"))
 step = jax.jit(jax.shard_map(step, mesh=mesh, in_specs=specs, out_specs=P()))
 state = optimiser.init(model)
 losses = []
-for number in range(200):
+for number in range(steps):
     key_latents, key_data = jr.split(jr.key(number))
-    batch = jr.normal(key_latents, (256, 2)), spiral(key_data, 256)
+    batch = jr.normal(key_latents, (1024, 2)), wave(key_data, 1024)
     model, state, loss = step(model, state, *batch)
     losses.append(float(loss))
 print(
@@ -67,7 +68,7 @@ left, right = figure.subplots(1, 2)
 left.semilogy(losses)
 left.set(xlabel="step", title="divergence, mean over the devices")
 samples = jax.vmap(eqx.combine(model, static))(jr.normal(jr.key(1000), (1500, 2)))
-right.scatter(*spiral(jr.key(1001), 1500).T, s=2, color="0.7")
+right.scatter(*wave(jr.key(1001), 1500).T, s=2, color="0.7")
 right.scatter(*samples.T, s=2)
 right.set(title="data, and samples in colour", aspect="equal")
 figure.savefig("data_parallel.png", dpi=80)

@@ -25,16 +25,15 @@ class Field(eqx.Module):
         return self.layers(jnp.append(x, t))
 
 
-def batch(key, number=128):
-    """Noise, and a checkerboard."""
-    key_noise, key_square, key_cell = jr.split(key, 3)
-    cell = jr.randint(key_cell, (number,), 0, 8)
-    row, column = cell // 2, 2 * (cell % 2) + (cell // 2) % 2
-    corner = jnp.stack([row, column], axis=1) - 2.0
-    return jr.normal(key_noise, (number, 2)), corner + jr.uniform(key_square, (number, 2))
+def batch(key, number=256):
+    """Noise, and eight Gaussians on a circle."""
+    key_noise, key_mode, key_place = jr.split(key, 3)
+    angle = jr.randint(key_mode, (number,), 0, 8) * (jnp.pi / 4)
+    centre = 2 * jnp.stack([jnp.cos(angle), jnp.sin(angle)], axis=1)
+    return jr.normal(key_noise, (number, 2)), centre + 0.15 * jr.normal(key_place, (number, 2))
 
 
-def train(coupling, steps=800):
+def train(coupling, steps=1500):
     optimiser = optax.adam(optax.cosine_decay_schedule(5e-3, steps))
 
     @eqx.filter_jit
@@ -83,5 +82,5 @@ for line, (name, coupling) in zip(
     line[3].scatter(*real.T, s=2, color="0.5")
     line[3].set_title("data")
 for ax in axes.flat:
-    ax.set(aspect="equal", xlim=(-2.6, 2.6), ylim=(-2.6, 2.6), xticks=[], yticks=[])
+    ax.set(aspect="equal", xlim=(-3, 3), ylim=(-3, 3), xticks=[], yticks=[])
 figure.savefig("matching_a_flow.png", dpi=70)
