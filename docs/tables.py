@@ -110,6 +110,27 @@ def dynamic() -> str:
     return _table(("grid", "cost", "exact", "error", "steps"), rows)
 
 
+def flow_speed() -> str:
+    """Steps per second of flow matching, and steps along drifts."""
+    report = _read("flow_speed_cpu-amd-epyc")
+    rows = (
+        (r["coupling"], f"{r['steps_per_second']:.0f}", f"{r['squared_displacement']:.2f}")
+        for r in report["records"]
+    )
+    steps = ((r["drift"], f"{1 / r['seconds']:.0f}", "") for r in report["drifts"])
+    return _table(("pairs", "steps a second", "squared length of the pairs"), [*rows, *steps])
+
+
+def grids() -> str:
+    """Images on a grid."""
+    rows = (
+        (f"{r['size']} x {r['size']}", r["fraction"], r["contestant"],
+         _time(r["seconds"]) if "seconds" in r else r["outcome"], _error(r.get("error")))
+        for r in _read("grids_cpu-amd-epyc")["rows"]
+    )  # fmt: skip
+    return _table(("images", "epsilon", "", "cost and gradient", "marginal error"), rows)
+
+
 def fuzz() -> str:
     """Random problems at the edges of what numbers can be."""
     report = _read("fuzz")
@@ -120,7 +141,19 @@ def fuzz() -> str:
 
 TABLES: dict[str, Callable[[], str]] = {
     made.__name__: made
-    for made in (gpu, engines, maps, toy, tasks, irreducible, bridge, dynamic, fuzz)
+    for made in (
+        gpu,
+        engines,
+        grids,
+        maps,
+        toy,
+        tasks,
+        irreducible,
+        bridge,
+        dynamic,
+        flow_speed,
+        fuzz,
+    )  # fmt: skip
 }
 
 

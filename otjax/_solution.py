@@ -126,7 +126,7 @@ class Solution(eqx.Module):
                 "The potential of a problem that leaves mass does not extend to other points; use "
                 "`solution.potentials`."
             )
-        new, problem = self._seen_from(x), self.prepared
+        new, problem = self.seen_from(x), self.prepared
         return times_unit(_half_step, problem.unit, problem, new, self._potentials[1])
 
     @eqx.filter_jit
@@ -142,7 +142,7 @@ class Solution(eqx.Module):
 
         **Raises:** `ValueError` unless the geometry is one of points, such as `PointCloud`.
         """
-        new, problem = self._seen_from(x), self.prepared
+        new, problem = self.seen_from(x), self.prepared
         y = cast(AbstractPointGeometry, self.problem.geometry).y
         y = jnp.where((problem.b > 0)[:, None] & jnp.isfinite(y), y, 0)
         return conditional(new, self._potentials[1], problem.b, problem.epsilon, y)[1]
@@ -253,7 +253,7 @@ class Solution(eqx.Module):
             )
         return geometry.cost
 
-    def _seen_from(self, x: ArrayLike) -> AbstractPointGeometry:
+    def seen_from(self, x: ArrayLike) -> AbstractPointGeometry:
         """The geometry from new points to the second support."""
         geometry = self.problem.geometry
         needs_precision(geometry.dtype, "This solution")

@@ -7,6 +7,7 @@ import jax.numpy as jnp
 from jaxtyping import Array, ArrayLike, Float
 
 from .._arrays import constant
+from .._couplings import projection
 from .._geometry import PointCloud
 from .._problem import EntropicProblem
 from .._results import RESULTS
@@ -107,17 +108,23 @@ def solved_plan(
 ) -> Solution:
     """A plan, from the potentials of another one where there is one, carried over to the points."""
     problem = EntropicProblem(PointCloud(x, y), epsilon=epsilon)
-    init = None if warm is None else (warm.potential(x), warm.T.potential(y))
+    init = None if warm is None else (_carried(warm, x), _carried(warm.T, y))
     return constant(solve(problem, solver, init=init, throw=False))
+
+
+def _carried(warm: Solution, x: Float[Array, "n d"]) -> Float[Array, " n"]:
+    """The first potential at other points: to start from, so without the care of
+    `Solution.potential` for points far away."""
+    problem, (_, g) = warm.prepared, warm.inner
+    h = g + problem.epsilon * jnp.log(problem.b)
+    return problem.unit * warm.seen_from(x).softmin(h, problem.epsilon)
 
 
 def plan_map(solution: Solution, x: Float[Array, "n d"], y: Float[Array, "m d"]) -> Array:
     """Where the plan sends each of its own points on average, about any origin."""
-    columns = jnp.concatenate([y, jnp.ones_like(y[:, :1])], axis=1)
-    sums = jax.vmap(solution.plan.mv, in_axes=1, out_axes=1)(columns)
-    positive = sums[:, -1:] > 0
+    images, masses = projection(solution.plan, y)
     # A row that underflows, in a plan that has not converged, stays where it is.
-    return jnp.where(positive, sums[:, :-1] / jnp.where(positive, sums[:, -1:], 1), x)
+    return jnp.where((masses > 0)[:, None], images, x)
 
 
 def worst_result(num: int, *stacked: RESULTS) -> RESULTS:
