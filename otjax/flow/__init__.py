@@ -48,6 +48,7 @@ from ._mean_shift import MeanShift as MeanShift
 from ._pairs import (
     AbstractDraw as AbstractDraw,
     Assignment as Assignment,
+    Drawn as Drawn,
     Pairs as Pairs,
     Rows as Rows,
 )
