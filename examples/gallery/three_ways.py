@@ -2,7 +2,7 @@
 
     python examples/gallery/three_ways.py    # draws three_ways.png
 
-The loss sees arrays only, so that any library of networks will do; each loop is the same ten lines.
+The loss sees arrays only: any library of networks will do, and each loop is the same ten lines.
 """
 
 import equinox as eqx
@@ -77,14 +77,15 @@ def train_nnx():
 
 
 figure = Figure(figsize=(9, 3.2), layout="tight")
-first = loss_fn(jnp.zeros_like(data))
 ways = {"pure functions": train_pure, "Equinox": train_equinox, "Flax NNX": train_nnx}
 for ax, (name, train) in zip(figure.subplots(1, 3), ways.items(), strict=True):
     ax.scatter(*data.T, s=5, color="0.7")
     ax.set(title=name, aspect="equal", xlim=(-2, 2), ylim=(-1.5, 1.8))
     try:
         samples, loss = train()
-        print(f"{name}: divergence {first:.2f} of a single point, {loss:.4f} after training")
+        print(
+            f"{name}: divergence {loss_fn(0 * data):.2f} of a single point, {loss:.4f} after training"
+        )
         ax.scatter(*samples.T, s=5)
     except ModuleNotFoundError:
         ax.set_title(f"{name} is not installed")
