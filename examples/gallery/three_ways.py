@@ -83,9 +83,7 @@ for ax, (name, train) in zip(figure.subplots(1, 3), ways.items(), strict=True):
     ax.set(title=name, aspect="equal", xlim=(-2, 2), ylim=(-1.5, 1.8))
     try:
         samples, loss = train()
-        print(
-            f"{name}: divergence {loss_fn(0 * data):.2f} of a single point, {loss:.4f} after training"
-        )
+        print(f"{name}: divergence {loss_fn(0 * data):.2f} of one point, {loss:.4f} after training")
         ax.scatter(*samples.T, s=5)
     except ModuleNotFoundError:
         ax.set_title(f"{name} is not installed")
