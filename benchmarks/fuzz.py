@@ -225,7 +225,7 @@ def faults(given: Problem, answer: Answer) -> list[str]:
             (np.abs(potential) * np.minimum(masses / masses.mean(), 1)).max()
             for potential, masses in ((f, a), (g, b))
         )
-        floor = eps * size / epsilon
+        floor = eps * (size + _norms(given)) / epsilon
         least = 1e-4 if given.kind[2] == "float32" else 1e-9
         if not error <= 2 * np.clip(4 * floor, least, 2**-4):
             found.append(
@@ -249,6 +249,18 @@ def faults(given: Problem, answer: Answer) -> list[str]:
     elif upper - lower > 1e-2 * size:
         found += UNKNOWN
     return found
+
+
+def _norms(given: Problem) -> float:
+    """What costs are rounded by, beside themselves: those of points in many dimensions come from a
+    product of centred ones, of the size of their squared norms."""
+    if len(given.support) == 1:
+        return 0.0
+    x, y = (points.astype(np.float64) for points in given.support)
+    norms = (np.square(points - y.mean(0)).sum(1) for points in (x, y))
+    return sum(
+        norm[masses > 0].max() for norm, masses in zip(norms, (given.a, given.b), strict=True)
+    )
 
 
 def _overflows(given: Problem, answer: Answer, path: tuple) -> np.ndarray | bool:
