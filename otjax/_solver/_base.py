@@ -67,18 +67,22 @@ def tolerance_or_default(
 _RESOLUTION = 64
 
 
-def size_of(
+def size_of(f: Float[Array, " n"], g: Float[Array, " m"]) -> Float[Array, ""]:
+    """The size of potentials, of which their rounding is a part; not finite if one is not."""
+    return jnp.max(jnp.abs(f)) + jnp.max(jnp.abs(g))
+
+
+def weighed_size(
     problem: PreparedProblem, f: Float[Array, " n"], g: Float[Array, " m"]
 ) -> Float[Array, ""]:
-    """The size of potentials, of which their rounding is a part; not finite if one is not. A point
-    of less than the mean mass counts by that share: its rounding moves no more."""
+    """The same where rounding moves mass: a point of less than the mean mass counts by that
+    share."""
     share = lambda masses: jnp.minimum(masses / jnp.mean(masses), 1)
-    size_f = jnp.max(jnp.abs(f) * share(problem.a))
-    return size_f + jnp.max(jnp.abs(g) * share(problem.b))
+    return size_of(f * share(problem.a), g * share(problem.b))
 
 
 def rounding_floor(epsilon: Float[Array, ""], size: Float[Array, ""]) -> Float[Array, ""]:
-    """The marginal error that rounding of potentials of this size alone causes."""
+    """The marginal error that rounding of potentials of this weighed size alone causes."""
     return jnp.finfo(size.dtype).eps * size / epsilon
 
 

@@ -20,6 +20,7 @@ from ._base import (
     rounding_floor,
     size_of,
     tolerance_or_default,
+    weighed_size,
 )
 from ._start import start
 
@@ -77,7 +78,7 @@ class LBFGS(AbstractSolver):
         optimiser = optax.lbfgs(memory_size=self.memory)
         limit = jnp.asarray(_MAX_STEPS if max_steps is None else max_steps, jnp.int32)
         (f, g), epsilon = start(problem, self.annealing, init, limit)
-        least = least_resolved_epsilon(size_of(problem, f, g))
+        least = least_resolved_epsilon(size_of(f, g))
         resolved = problem.epsilon >= least
         problem = problem.at(jnp.maximum(problem.epsilon, least))
         epsilon = jnp.maximum(epsilon, least)
@@ -118,7 +119,9 @@ class LBFGS(AbstractSolver):
         error = jnp.sum(jnp.abs(gradient)) / jnp.sum(target)
         at_end = state.epsilon <= problem.epsilon
         f = best_response(current, state.epsilon * state.scaled)
-        floor = rounding_floor(state.epsilon, size_of(problem, f, state.epsilon * state.scaled))
+        floor = rounding_floor(
+            state.epsilon, weighed_size(problem, f, state.epsilon * state.scaled)
+        )
         tolerance = tolerance_or_default(self.tolerance, floor)
         stage_tolerance = self.annealing.tolerance(state.epsilon, problem.epsilon, tolerance)
         solved = error <= stage_tolerance
@@ -162,7 +165,7 @@ class LBFGS(AbstractSolver):
         marginals = plan.mv(jnp.ones_like(g)), plan.T.mv(jnp.ones_like(f))
         error = marginal_error(problem, f, g, marginals)
         tolerance = tolerance_or_default(
-            self.tolerance, rounding_floor(problem.epsilon, size_of(problem, f, g))
+            self.tolerance, rounding_floor(problem.epsilon, weighed_size(problem, f, g))
         )
         stalled = end.since_progress >= _PATIENCE
         result = RESULTS.where(stalled, RESULTS.stagnated, RESULTS.max_steps_reached)

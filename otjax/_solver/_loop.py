@@ -26,6 +26,7 @@ from ._base import (
     settled_at,
     size_of,
     tolerance_or_default,
+    weighed_size,
 )
 from ._ending import Ending, move_after, verdict
 from ._start import start
@@ -104,7 +105,7 @@ class AbstractAbsorbedSolver(AbstractSolver):
         begin = _Round(
             f=f,
             g=g,
-            size=size_of(problem, f, g),
+            size=size_of(f, g),
             epsilon=epsilon,
             history=acceleration.init(g),
             anew=~no,
@@ -132,7 +133,8 @@ class AbstractAbsorbedSolver(AbstractSolver):
         f, g = cond_any(
             state.by_log, lambda: step.far(current, state.g), lambda: (state.f, state.g)
         )
-        finite = jnp.isfinite(size_of(problem, f, g))
+        size = size_of(f, g)
+        finite = jnp.isfinite(size)
         f, g = jnp.where(finite, f, state.f), jnp.where(finite, g, state.g)
         num_steps = state.num_steps + state.by_log.astype(jnp.int32)
         # Before a look that may be the last, that the error is that of the potentials which are
@@ -140,13 +142,12 @@ class AbstractAbsorbedSolver(AbstractSolver):
         last_look = (state.ending == Ending.REACHED) | state.look | (num_steps >= limit)
         shift = jnp.where(last_look, translation(current, f, g), 0)
         f, g = f + shift, g - shift
-        size = size_of(problem, f, g)
         absorbed = Absorbed(current, f, g, transport_plan(current, f, g))
         row, column = absorbed.plan.density.mv(problem.b), absorbed.plan.density.T.mv(problem.a)
         marginals = problem.a * row, problem.b * column
         error = marginal_error(current, f, g, marginals)
         self.on_look(num_steps, error, epsilon / problem.epsilon)
-        floor = rounding_floor(epsilon, size)
+        floor = rounding_floor(epsilon, weighed_size(problem, f, g))
         tolerance = annealing.tolerance(
             epsilon, problem.epsilon, tolerance_or_default(self.tolerance, floor)
         )
