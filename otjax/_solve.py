@@ -19,7 +19,7 @@ from ._results import is_invalid, raise_unless_successful, RESULTS
 from ._slack import with_slack
 from ._small import solves_at_once
 from ._solution import Solution, Stats
-from ._solver import AbstractSolver, chosen_solver, Potentials
+from ._solver import AbstractSolver, chosen_solver, Potentials, size_of
 from ._unit import times_unit
 from ._vertex import lacks_room
 
@@ -127,8 +127,7 @@ def _solved(
     excess = excess_mass(fixed, outcome.f, outcome.g, jnp.sum(outcome.marginals[0]))
     value = times_unit(_optimum, unit, prepared, f, g, excess)
     # Potentials of the size of a forbidden cost are those of points that have no other pair.
-    largest = jnp.max(jnp.abs(outcome.f)) + jnp.max(jnp.abs(outcome.g))
-    blocked = ~is_allowed(4 * largest)
+    blocked = ~is_allowed(4 * size_of(outcome.f, outcome.g))
     failed = outcome.result != RESULTS.successful
     blocked |= lacks_room(problem.geometry, fixed, outcome.f, outcome.g, failed)
     # Of a solve that ended where its plan overflows.

@@ -563,8 +563,8 @@ def test_no_number_lies(fuzz, unchecked, seed):
 
 
 @pytest.mark.slow
-# Potentials of points of next to no mass: larger than all others, and beyond epsilon.
-@pytest.mark.parametrize("seed", [3002, 5001, 6038, 9105])
+# Potentials of points of next to no mass, far beyond those of all others and beyond epsilon.
+@pytest.mark.parametrize("seed", [3002, 6038, 9105])
 def test_points_of_next_to_no_mass_blur_nothing(fuzz, unchecked, seed):
     given = fuzz.problem(seed)
     assert fuzz.faults(given, fuzz.ask(given)) == []

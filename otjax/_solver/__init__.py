@@ -14,6 +14,7 @@ from ._base import (
     AbstractSolver as AbstractSolver,
     Outcome as Outcome,
     Potentials as Potentials,
+    size_of as size_of,
 )
 from ._choice import chosen_solver as chosen_solver
 from ._coarse_to_fine import CoarseToFine as CoarseToFine

@@ -20,7 +20,6 @@ from ._base import (
     rounding_floor,
     size_of,
     tolerance_or_default,
-    weighed_size,
 )
 from ._start import start
 
@@ -119,9 +118,7 @@ class LBFGS(AbstractSolver):
         error = jnp.sum(jnp.abs(gradient)) / jnp.sum(target)
         at_end = state.epsilon <= problem.epsilon
         f = best_response(current, state.epsilon * state.scaled)
-        floor = rounding_floor(
-            state.epsilon, weighed_size(problem, f, state.epsilon * state.scaled)
-        )
+        floor = rounding_floor(state.epsilon, size_of(f, state.epsilon * state.scaled))
         tolerance = tolerance_or_default(self.tolerance, floor)
         stage_tolerance = self.annealing.tolerance(state.epsilon, problem.epsilon, tolerance)
         solved = error <= stage_tolerance
@@ -165,7 +162,7 @@ class LBFGS(AbstractSolver):
         marginals = plan.mv(jnp.ones_like(g)), plan.T.mv(jnp.ones_like(f))
         error = marginal_error(problem, f, g, marginals)
         tolerance = tolerance_or_default(
-            self.tolerance, rounding_floor(problem.epsilon, weighed_size(problem, f, g))
+            self.tolerance, rounding_floor(problem.epsilon, size_of(f, g))
         )
         stalled = end.since_progress >= _PATIENCE
         result = RESULTS.where(stalled, RESULTS.stagnated, RESULTS.max_steps_reached)

@@ -26,7 +26,6 @@ from ._base import (
     settled_at,
     size_of,
     tolerance_or_default,
-    weighed_size,
 )
 from ._ending import Ending, move_after, verdict
 from ._start import start
@@ -147,7 +146,7 @@ class AbstractAbsorbedSolver(AbstractSolver):
         marginals = problem.a * row, problem.b * column
         error = marginal_error(current, f, g, marginals)
         self.on_look(num_steps, error, epsilon / problem.epsilon)
-        floor = rounding_floor(epsilon, weighed_size(problem, f, g))
+        floor = rounding_floor(epsilon, size)
         tolerance = annealing.tolerance(
             epsilon, problem.epsilon, tolerance_or_default(self.tolerance, floor)
         )
