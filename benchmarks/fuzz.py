@@ -220,7 +220,11 @@ def faults(given: Problem, answer: Answer) -> list[str]:
     if result == otjax.RESULTS.successful:
         error = _marginal_error(cost, a, b, epsilon, rhos, f, g)
         eps = float(np.finfo(given.kind[2]).eps)
-        size = np.abs(f[a > 0]).max() + np.abs(g[b > 0]).max()
+        # A point of less than the mean mass counts by that share.
+        size = sum(
+            (np.abs(potential) * np.minimum(masses / masses.mean(), 1)).max()
+            for potential, masses in ((f, a), (g, b))
+        )
         floor = eps * (size + _norms(given)) / epsilon
         least = 1e-4 if given.kind[2] == "float32" else 1e-9
         if not error <= 2 * np.clip(4 * floor, least, 2**-4):

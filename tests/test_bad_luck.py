@@ -80,6 +80,20 @@ def test_a_solve_ends_with_a_status_and_finite_numbers(name, dtype):
             assert error > 1e-3 or case == "epsilon too small", case
 
 
+# L-BFGS moves the potentials of a pair of two huge costs last of all.
+@pytest.mark.parametrize("name", [name for name in SOLVERS if name != "l-bfgs"])
+def test_large_potentials_at_the_start_hide_no_epsilon_that_is_resolved(name):
+    # The mean cost is 1e7, the potentials of the solution are below one.
+    matrix, a, b, epsilon = (
+        jnp.asarray(array, jnp.float32) for array in cases()["huge and tiny costs"]
+    )
+    problem = otjax.EntropicProblem(otjax.CostMatrix(matrix), a, b, epsilon=epsilon)
+    solution = otjax.solve(problem, SOLVERS[name](tolerance=1e-3))
+    exact = float(otjax.assignment(matrix.astype(jnp.float64)).value) / SIZE
+    assert float(solution.problem.epsilon) == float(epsilon)
+    assert exact - 1e-3 <= float(solution.value_linear) <= exact + 0.1 * np.log(SIZE)
+
+
 @pytest.mark.parametrize("name", ["newton", "adaptive"])
 def test_newton_does_not_crawl_on_uneven_masses_at_small_epsilon(name):
     rng = np.random.default_rng(0)

@@ -72,8 +72,17 @@ def size_of(f: Float[Array, " n"], g: Float[Array, " m"]) -> Float[Array, ""]:
     return jnp.max(jnp.abs(f)) + jnp.max(jnp.abs(g))
 
 
+def weighed_size(
+    problem: PreparedProblem, f: Float[Array, " n"], g: Float[Array, " m"]
+) -> Float[Array, ""]:
+    """The same where rounding moves mass: a point of less than the mean mass counts by that
+    share."""
+    share = lambda masses: jnp.minimum(masses / jnp.mean(masses), 1)
+    return size_of(f * share(problem.a), g * share(problem.b))
+
+
 def rounding_floor(epsilon: Float[Array, ""], size: Float[Array, ""]) -> Float[Array, ""]:
-    """The marginal error that rounding of potentials of this size alone causes."""
+    """The marginal error that rounding of potentials of this weighed size alone causes."""
     return jnp.finfo(size.dtype).eps * size / epsilon
 
 

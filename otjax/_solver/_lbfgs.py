@@ -20,6 +20,7 @@ from ._base import (
     rounding_floor,
     size_of,
     tolerance_or_default,
+    weighed_size,
 )
 from ._start import start
 
@@ -76,11 +77,10 @@ class LBFGS(AbstractSolver):
     ) -> Outcome:
         optimiser = optax.lbfgs(memory_size=self.memory)
         limit = jnp.asarray(_MAX_STEPS if max_steps is None else max_steps, jnp.int32)
-        (f, g), epsilon = start(problem, self.annealing, init, limit)
-        least = least_resolved_epsilon(size_of(f, g))
-        resolved = problem.epsilon >= least
-        problem = problem.at(jnp.maximum(problem.epsilon, least))
-        epsilon = jnp.maximum(epsilon, least)
+        (_, g), epsilon = start(problem, self.annealing, init, limit)
+        # The dual is one of `g` alone; what it is resolved to, its best response tells as well.
+        f, g = centre(problem, best_response(problem.at(epsilon), g), g)
+        epsilon = jnp.maximum(epsilon, least_resolved_epsilon(size_of(f, g)))
         begin = _State(
             scaled=g / epsilon,
             best=g,
@@ -96,7 +96,7 @@ class LBFGS(AbstractSolver):
             lambda state: self._step(problem, optimiser, state, limit),
             begin,
         )
-        return self._outcome(problem, end, resolved)
+        return self._outcome(problem, end)
 
     def _step(
         self,
@@ -116,14 +116,18 @@ class LBFGS(AbstractSolver):
         # The gradient in these units is what the second marginal lacks.
         target = problem.b * problem.marginals[1].share(state.epsilon * state.scaled)
         error = jnp.sum(jnp.abs(gradient)) / jnp.sum(target)
-        at_end = state.epsilon <= problem.epsilon
         f = best_response(current, state.epsilon * state.scaled)
-        floor = rounding_floor(state.epsilon, size_of(f, state.epsilon * state.scaled))
+        least = least_resolved_epsilon(size_of(f, state.epsilon * state.scaled))
+        at_end = state.epsilon <= jnp.maximum(problem.epsilon, 1.1 * least)
+        unresolved = 1.1 * state.epsilon < least
+        floor = rounding_floor(
+            state.epsilon, weighed_size(problem, f, state.epsilon * state.scaled)
+        )
         tolerance = tolerance_or_default(self.tolerance, floor)
         stage_tolerance = self.annealing.tolerance(state.epsilon, problem.epsilon, tolerance)
         solved = error <= stage_tolerance
         hurry = state.num_steps + 2 >= limit
-        leave = ~at_end & (solved | hurry)
+        leave = (~at_end & (solved | hurry)) | unresolved
 
         # Within optax dtypes are promoted implicitly.
         with jax.numpy_dtype_promotion("standard"):
@@ -131,7 +135,7 @@ class LBFGS(AbstractSolver):
                 gradient, state.optimiser, state.scaled, value=value, grad=gradient, value_fn=loss
             )
         following = self.annealing.next(state.epsilon, problem.epsilon)
-        following = jnp.where(hurry, problem.epsilon, following)
+        following = jnp.maximum(jnp.where(hurry, problem.epsilon, following), least)
         epsilon = jnp.where(leave, following, state.epsilon)
         scaled = jnp.where(leave, state.scaled * (state.epsilon / epsilon), state.scaled + updates)
         fresh = optimiser.init(scaled)
@@ -147,14 +151,16 @@ class LBFGS(AbstractSolver):
             epsilon=epsilon,
             since_progress=since_progress,
             num_steps=state.num_steps + 1,
-            done=(at_end & solved)
+            done=(at_end & solved & ~unresolved)
             | (state.num_steps + 1 >= limit)
             | (since_progress >= _PATIENCE)
             | ~finite,
         )
 
-    def _outcome(self, problem: PreparedProblem, end: _State, resolved: Bool[Array, ""]) -> Outcome:
+    def _outcome(self, problem: PreparedProblem, end: _State) -> Outcome:
         """The potentials of least error, with the first one the best response to the second."""
+        resolved = end.epsilon <= problem.epsilon
+        problem = problem.at(end.epsilon)
         f = best_response(problem, end.best)
         # Points of mass zero take no part in the dual; their potentials follow the others.
         f, g = centre(problem, f, jnp.where(problem.b > 0, end.best, best_response(problem.T, f)))
@@ -162,7 +168,7 @@ class LBFGS(AbstractSolver):
         marginals = plan.mv(jnp.ones_like(g)), plan.T.mv(jnp.ones_like(f))
         error = marginal_error(problem, f, g, marginals)
         tolerance = tolerance_or_default(
-            self.tolerance, rounding_floor(problem.epsilon, size_of(f, g))
+            self.tolerance, rounding_floor(problem.epsilon, weighed_size(problem, f, g))
         )
         stalled = end.since_progress >= _PATIENCE
         result = RESULTS.where(stalled, RESULTS.stagnated, RESULTS.max_steps_reached)

@@ -26,6 +26,7 @@ from ._base import (
     settled_at,
     size_of,
     tolerance_or_default,
+    weighed_size,
 )
 from ._ending import Ending, move_after, verdict
 from ._start import start
@@ -124,29 +125,31 @@ class AbstractAbsorbedSolver(AbstractSolver):
     def _round(self, problem: PreparedProblem, limit: Int[Array, ""], state: _Round) -> _Round:
         """Makes the plan at the current potentials, looks at it, and iterates with it."""
         step, annealing, acceleration = self.parts()
-        least = least_resolved_epsilon(state.size)
-        epsilon = jnp.maximum(state.epsilon, least)
-        at_end = epsilon <= jnp.maximum(problem.epsilon, least)
+        epsilon = jnp.maximum(state.epsilon, least_resolved_epsilon(state.size))
         current = problem.at(epsilon)
 
         f, g = cond_any(
             state.by_log, lambda: step.far(current, state.g), lambda: (state.f, state.g)
         )
-        size = size_of(f, g)
-        finite = jnp.isfinite(size)
+        finite = jnp.isfinite(size_of(f, g))
         f, g = jnp.where(finite, f, state.f), jnp.where(finite, g, state.g)
         num_steps = state.num_steps + state.by_log.astype(jnp.int32)
-        # Before a look that may be the last, that the error is that of the potentials which are
-        # returned, rounding included; not on the way, for the history is of potentials as they are.
+        # Where a history begins, and before a look that may be the last, so that the error is that
+        # of the potentials which are returned, rounding included; not between, for a history is of
+        # potentials as they are.
         last_look = (state.ending == Ending.REACHED) | state.look | (num_steps >= limit)
-        shift = jnp.where(last_look, translation(current, f, g), 0)
+        shift = jnp.where(state.anew | last_look, translation(current, f, g), 0)
         f, g = f + shift, g - shift
+        size = size_of(f, g)
+        # An epsilon that the potentials of before asked for may be more than those of now need. A
+        # tenth more ends the solve, or rounding could shift it for ever.
+        at_end = epsilon <= jnp.maximum(problem.epsilon, 1.1 * least_resolved_epsilon(size))
         absorbed = Absorbed(current, f, g, transport_plan(current, f, g))
         row, column = absorbed.plan.density.mv(problem.b), absorbed.plan.density.T.mv(problem.a)
         marginals = problem.a * row, problem.b * column
         error = marginal_error(current, f, g, marginals)
         self.on_look(num_steps, error, epsilon / problem.epsilon)
-        floor = rounding_floor(epsilon, size)
+        floor = rounding_floor(epsilon, weighed_size(problem, f, g))
         tolerance = annealing.tolerance(
             epsilon, problem.epsilon, tolerance_or_default(self.tolerance, floor)
         )
