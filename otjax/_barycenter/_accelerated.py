@@ -13,7 +13,6 @@ from .._varying import while_loop
 
 
 _MEMORY = 5
-_PATIENCE = 100  # steps without progress
 _STAGE_ERROR = 0.05  # at which an intermediate epsilon is left
 _FACTOR = 0.3  # what epsilon is multiplied by
 
@@ -47,9 +46,10 @@ class _State(eqx.Module):
     point: Float[Array, " size"]
     warm: PyTree
     best: Float[Array, " size"]  # the point of least error at this epsilon
-    image: Float[Array, " size"]  # its image
     best_warm: PyTree
     error: Float[Array, ""]  # its error
+    image: Float[Array, " size"]  # of the point of least error since the memory was empty
+    reference: Float[Array, ""]  # its error
     milestone: Float[Array, ""]
     images: Float[Array, "memory size"]
     residuals: Float[Array, "memory size"]
@@ -68,32 +68,37 @@ def fixed_point(
     epsilon: Float[Array, ""],
     tolerance: Float[Array, ""],
     max_steps: Int[Array, ""],
+    patience: int = 100,
 ) -> FixedPoint:
-    """Iterates `step(point, warm, epsilon)` from `first_epsilon` down to `epsilon`.
+    """Iterates `step(point, warm, epsilon)` from `first_epsilon` down to `epsilon`, and gives up
+    after `patience` steps without progress.
 
     An extrapolation whose error is more than twice the least one is refused: the iteration then
-    goes on from the best image, with an empty memory.
+    goes on from the best image, with an empty memory, and is measured anew, for the plain
+    iteration may have to go uphill.
     """
     infinite = jnp.full_like(tolerance, jnp.inf)
     zero = jnp.zeros((), jnp.int32)
     memory = jnp.zeros((_MEMORY, point.shape[0]), point.dtype)
     start = _State(
-        point, warm, point, point, warm, infinite, infinite, memory, memory, zero,
+        point, warm, point, warm, infinite, point, infinite, infinite, memory, memory, zero,
         jnp.maximum(first_epsilon, epsilon), zero, zero,
     )  # fmt: skip
 
     def unfinished(state: _State) -> Bool[Array, ""]:
-        going = (state.error > tolerance) & (state.since_progress < _PATIENCE)
+        going = (state.error > tolerance) & (state.since_progress < patience)
         return (going | (state.epsilon > epsilon)) & (state.num_steps < max_steps)
 
     def body(state: _State) -> _State:
         at_end = state.epsilon <= epsilon
         made = step(state.point, state.warm, state.epsilon)
         better = made.error <= state.error
-        refused = ~(made.error <= 2 * state.error)
         choose = lambda new, old: jax.tree.map(lambda u, v: jnp.where(better, u, v), new, old)
-        best, image = choose((state.point, made.image), (state.best, state.image))
+        best = choose(state.point, state.best)
         error = jnp.fmin(made.error, state.error)
+        refused = ~(made.error <= 2 * state.reference)
+        image = jnp.where(made.error <= state.reference, made.image, state.image)
+        reference = jnp.where(refused, jnp.inf, jnp.fmin(made.error, state.reference))
         slot = state.count % _MEMORY
         residual = (made.image - state.point) * jnp.sqrt(made.weights)
         images = state.images.at[slot].set(made.image)
@@ -109,9 +114,10 @@ def fixed_point(
             point=jnp.where(leave, image, following),
             warm=made.warm,
             best=jnp.where(leave, image, best),
-            image=image,
             best_warm=choose(made.warm, state.best_warm),
             error=jnp.where(leave, infinite, error),
+            image=image,
+            reference=jnp.where(leave, infinite, reference),
             milestone=jnp.where(leave, infinite, jnp.where(progress, made.error, state.milestone)),
             images=images,
             residuals=residuals,
@@ -123,5 +129,5 @@ def fixed_point(
 
     end = while_loop(unfinished, body, start)
     return FixedPoint(
-        end.best, end.best_warm, end.error, end.num_steps, end.since_progress >= _PATIENCE
+        end.best, end.best_warm, end.error, end.num_steps, end.since_progress >= patience
     )

@@ -28,8 +28,9 @@ class Barycenter(eqx.Module):
       fixed support, counting, or else against both masses.
     - `epsilon`: the number that was used.
     - `num_steps`, `error`: how many steps were taken, and the error that was left: on a fixed
-      support the L1 distance of the plans' marginals from it, relative to its mass; else how far
-      points still moved, relative to how far the measures' points spread.
+      support the L1 distance of the plans' marginals from it, relative to its mass, and with
+      `Debiased()` what the objective could fall by at most, in units of `epsilon` and mass; else
+      how far points still moved, relative to how far the measures' points spread.
     - `result`: a member of `RESULTS`. Numbers are finite whatever it is.
     """
 
@@ -146,6 +147,10 @@ def _of_histograms(geometry, masses, weights, epsilon, objective, tolerance, lim
     a, total, weights, result = _valid_measures(masses, weights)
     m = geometry.shape[1]
     mean = jnp.matmul(weights, a, precision=lax.Precision.HIGHEST)
+    if objective.debiased:
+        # A pixel that is empty in all measures is one of the barycentre, whose plan with itself has
+        # it on both sides.
+        mean = jnp.maximum(mean, jnp.finfo(a.dtype).tiny)
     prepared = geometry.prepare(mean, jnp.full((m,), 1 / m, a.dtype))
     spread, unit = prepared.mean - prepared.least, jnp.asarray(prepared.unit, a.dtype)
     epsilon, result = _valid_epsilon(epsilon, spread, unit, result)

@@ -14,12 +14,15 @@ import jax.lax as lax
 import jax.numpy as jnp
 from jaxtyping import Array, Float, Int, PyTree
 
+from .._arrays import inner
 from .._geometry import AbstractGeometry, AbstractPlan
 from ._accelerated import fixed_point, FixedPoint, Step
 from ._minres import minimal_residuals
 
 
 _START = 0.05  # the first epsilon, as a fraction of the mean cost above the least
+# Steps without progress, while pixels without mass may be on their way back.
+_PATIENCE = 1000
 
 
 class Histograms(eqx.Module):
@@ -61,6 +64,7 @@ def search(
         epsilon=problem.epsilon,
         tolerance=tolerance,
         max_steps=max_steps,
+        patience=_PATIENCE if problem.debiased else 100,
     )
     g = found.point[: k * m].reshape(k, m)
     h = found.point[k * m :] if problem.debiased else jnp.zeros_like(g[0])
@@ -85,6 +89,9 @@ def _scale(
         log_b += h / epsilon
         # No change at the solution, and far from it the only sense of an error.
         log_b -= jax.nn.logsumexp(log_b)
+        # A pixel that a larger epsilon leaves without mass comes back from what rounding does not
+        # see; from a mass that underflows it would take for ever.
+        log_b = jnp.maximum(log_b, jnp.log(jnp.finfo(log_b.dtype).eps / log_b.shape[0]))
     b = jnp.exp(log_b)
     column = jnp.exp((g - softmin) / epsilon)
     error = jnp.sum(weights[:, None] * jnp.abs(column - b[None, :]))
@@ -96,6 +103,10 @@ def _scale(
         return image, h, error, b
     own = geometry.softmin(h, epsilon)
     error += jnp.sum(jnp.abs(jnp.exp((h - own) / epsilon) - b))
+    # Marginals do not see pixels that have no mass and should have some. The objective is convex;
+    # what it could still fall by is at most this (Frank and Wolfe).
+    gradient = _mean(weights, softmin) - own
+    error += (inner(b, gradient) / jnp.sum(b) - jnp.min(gradient)) / epsilon
     return image, 0.5 * (h + epsilon * log_b + own), error, b
 
 
