@@ -67,6 +67,11 @@ def of_otjax(x, y, epsilon: float, tolerance: float, coarse: bool) -> tuple[Solv
 
 
 def of_ott(x, y, epsilon: float, tolerance: float) -> tuple[Solve, Solve]:
+    import jax.interpreters.batching as batching
+    from jax._src.interpreters.batching import is_vmappable
+
+    # OTT-JAX 0.6.0 asks for it here, where newer JAX no longer has it, once it works in batches.
+    batching.is_vmappable = is_vmappable
     from ott.geometry import pointcloud  # pyright: ignore[reportMissingImports]
     from ott.problems.linear import linear_problem  # pyright: ignore[reportMissingImports]
     from ott.solvers.linear import sinkhorn  # pyright: ignore[reportMissingImports]
@@ -179,7 +184,9 @@ def draw(rows: list[dict[str, Any]], path: pathlib.Path) -> None:
                     and row["gradient"] == gradient
                     and row["outcome"] == "done"
                 ]
-                axis.loglog([r["n"] for r in done], [r[quantity] for r in done], "o-", label=name)
+                if done:
+                    points, numbers = zip(*((r["n"], r[quantity]) for r in done), strict=True)
+                    axis.loglog(points, numbers, "o-", label=name)
             axis.set_ylabel(quantity.replace("_", " "))
             axis.grid(alpha=0.3)
         axes[0, column].set_title("solve with its gradient" if gradient else "solve")

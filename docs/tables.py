@@ -131,6 +131,29 @@ def grids() -> str:
     return _table(("images", "epsilon", "", "cost and gradient", "marginal error"), rows)
 
 
+def static() -> str:
+    """Static transport beside other libraries."""
+    rows = (
+        (r["row"], name, _time(seconds), f"{seconds / r['seconds']['otjax']:.3g}x",
+         f"{r['errors'][name]:.2g} {r['measure']}")
+        for r in _read("static_cpu-amd-epyc")["rows"]
+        for name, seconds in r["seconds"].items()
+    )  # fmt: skip
+    return _table(("", "", "time", "over otjax", "error"), rows)
+
+
+def scaling() -> str:
+    """Many points on a CPU."""
+    rows = (
+        (r["n"], r["contestant"], _time(r["seconds"]), f"{r['peak_bytes'] / 2**20:.0f} MiB",
+         _error(r.get("error")))
+        for r in _read("scaling_cpu-amd-epyc")["rows"]
+        if r["gradient"] and r["outcome"] == "done"
+    )  # fmt: skip
+    head = ("points a side", "", "value and gradient", "memory beyond the start", "marginal error")
+    return _table(head, rows)
+
+
 def fuzz() -> str:
     """Random problems at the edges of what numbers can be."""
     report = _read("fuzz")
@@ -144,6 +167,8 @@ TABLES: dict[str, Callable[[], str]] = {
     for made in (
         gpu,
         engines,
+        scaling,
+        static,
         grids,
         maps,
         toy,

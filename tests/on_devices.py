@@ -84,6 +84,30 @@ def streamed():
     rows(otjax.Streamed(16), 256, 128)
 
 
+def pallas():
+    """Kernels, which the compiler does not see into: each device makes its rows."""
+    given = clouds(64, 32, jnp.float32)
+    engine = otjax.Pallas(interpret=True)
+
+    def reductions(x, y, a):
+        geometry = otjax.PointCloud(x, y, engine=engine)
+        f = geometry.softmin(jnp.zeros(32, jnp.float32), jnp.float32(0.1))
+        return f, geometry.plan(f, jnp.zeros(32, jnp.float32), jnp.float32(0.1)).mv(y[:, 1])
+
+    want = jax.jit(reductions)(*given)
+    spread = jax.device_put(given, NamedSharding(mesh_of(AxisType.Auto), P("i")))
+    compiled = jax.jit(reductions).lower(*spread).compile()
+    found = compiled(*spread)
+    close(found, want, 1e-5)
+    assert all(len(v.addressable_shards) == DEVICES for v in found)
+    assert {s.data.shape for v in found for s in v.addressable_shards} == {(8,)}
+    assert largest_message(compiled) <= 2 * 64
+    batch = jax.jit(jax.vmap(reductions, in_axes=(0, None, None)))
+    close(batch(jnp.stack([given[0]] * 2), *given[1:])[0][1], want[0], 1e-5)
+    solved = jax.jit(outputs(engine))
+    close(solved(*spread), solved(*given), 1e-3)
+
+
 def uneven():
     """Rows that eight devices do not divide: points of mass zero change no number."""
     x, y, a = clouds(61, 37)

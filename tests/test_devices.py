@@ -33,7 +33,9 @@ def run(*cases: str) -> str:
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("case", ["dense", "streamed", "uneven", "memory", "explicit", "training"])
+@pytest.mark.parametrize(
+    "case", ["dense", "streamed", "pallas", "uneven", "memory", "explicit", "training"]
+)
 def test_eight_devices(case):
     run(case)
 

@@ -16,6 +16,7 @@ from checks import check_derivatives
 import otjax
 from otjax import RESULTS
 from otjax._line._power import abs_power
+from otjax._line._staircase import in_order
 
 
 def exponential(x, y):
@@ -44,6 +45,19 @@ def moves(seed, x, y, a, b):
     dx, dy, da, db = (jnp.asarray(rng.normal(size=v.shape)) for v in (x, y, a, b))
     da, db = (jnp.where(m > 0, 0.03 * (d - d[m > 0].mean()), 0) for d, m in ((da, a), (db, b)))
     return 0.1 * dx, 0.1 * dy, da, db
+
+
+@pytest.mark.parametrize("dtype", [jnp.float32, jnp.float64])
+def test_numbers_of_every_sign_and_size_are_sorted(dtype):
+    limits = np.finfo(dtype)
+    x = np.random.default_rng(0).normal(size=200).astype(dtype)
+    x = np.concatenate([x, 1e30 * x, 1e-30 * x, x[:50], [0.0, -0.0, limits.tiny, -limits.tiny]])
+    x = np.concatenate([x, [limits.max, limits.min, limits.smallest_subnormal]]).astype(dtype)
+    given = jnp.asarray(x)
+    np.testing.assert_array_equal(in_order(given), np.sort(x))
+    weights = jnp.arange(x.size, dtype=dtype)
+    slope = jax.grad(lambda x: jnp.sum(weights * in_order(x)))(given)
+    np.testing.assert_array_equal(slope, np.argsort(np.argsort(x, kind="stable"), kind="stable"))
 
 
 @pytest.mark.parametrize("n, m", [(7, 5), (6, 6), (1, 4)])

@@ -9,7 +9,7 @@ from .._results import RESULTS
 from ._dual import transport_cost
 from ._measure import line_points, optional_masses, valid_pair
 from ._power import order, Power, root, valid_order
-from ._staircase import matching, Staircase, staircase
+from ._staircase import in_order, matching_in_order, Staircase, staircase
 
 
 def wasserstein_1d(
@@ -56,7 +56,9 @@ def _wasserstein_1d(
     p, p_valid = valid_order(p, x.dtype)
     uniform = a is None and b is None and x.shape == y.shape
     (x, y, a, b), result = valid_pair(x, y, a, b)
-    plan = matching(x, y) if uniform else staircase(x, y, a, b)
+    if uniform:
+        x, y = in_order(x), in_order(y)
+    plan = matching_in_order(x) if uniform else staircase(x, y, a, b)
     value, scale = scaled_cost(x, y, a, b, p, plan)
     return real_or_nan(scale * root(value, p), (result == RESULTS.successful) & p_valid)
 

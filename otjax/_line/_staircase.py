@@ -45,8 +45,29 @@ def staircase(
 
 def matching(x: Float[Array, " n"], y: Float[Array, " n"]) -> Staircase:
     """The same for as many points on either side, all of one mass, of total 1."""
-    (n,) = x.shape
-    return Staircase(sorting(x), sorting(y), jnp.full((n,), 1 / n, x.dtype))
+    return Staircase(sorting(x), sorting(y), jnp.full_like(x, 1 / x.shape[0]))
+
+
+def matching_in_order(x: Float[Array, " n"]) -> Staircase:
+    """The same for points that are sorted already."""
+    index = jnp.arange(x.shape[0])
+    return Staircase(index, index, jnp.full_like(x, 1 / x.shape[0]))
+
+
+@jax.custom_jvp
+def in_order(x: Float[Array, " n"]) -> Float[Array, " n"]:
+    """Finite numbers, sorted. As the integers that their bits are, which have the same order but
+    for the negative ones: a CPU sorts these several times as fast."""
+    integer = jnp.int32 if x.dtype == jnp.float32 else jnp.int64
+    mirrored = lambda bits: jnp.where(bits < 0, bits ^ jnp.iinfo(integer).max, bits)
+    bits = lax.sort(mirrored(lax.bitcast_convert_type(x, integer)), is_stable=False)
+    return lax.bitcast_convert_type(mirrored(bits), x.dtype)
+
+
+@in_order.defjvp
+def _in_order_jvp(primals, tangents):
+    order = sorting(primals[0])
+    return primals[0][order], tangents[0][order]
 
 
 def sorting(x: Float[Array, " n"]) -> Int[Array, " n"]:

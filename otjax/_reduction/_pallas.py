@@ -1,5 +1,6 @@
 """The reductions as kernels for NVIDIA GPUs, that never hold the matrix."""
 
+import functools as ft
 from typing import ClassVar
 
 import equinox as eqx
@@ -11,6 +12,7 @@ from .. import _pallas
 from .._ground_cost import Euclidean, SqEuclidean
 from ._engine import AbstractEngine
 from ._pairs import Pairs
+from ._shares import by_shares
 from ._streamed import apply_by_rows, softmin_by_rows
 
 
@@ -47,7 +49,8 @@ class Pallas(AbstractEngine):
             return softmin_by_rows(Pairs(x, y, pairs.cost), h, epsilon, None)
 
         single = pairs.x.dtype == h.dtype == jnp.float32
-        return self._by_platform(single, by_kernel, by_rows, pairs.x, pairs.y, h, epsilon)
+        shared = ft.partial(by_shares, by_kernel, (True, False, False, False))
+        return self._by_platform(single, shared, by_rows, pairs.x, pairs.y, h, epsilon)
 
     def apply(
         self,
@@ -68,9 +71,8 @@ class Pallas(AbstractEngine):
             return apply_by_rows(Pairs(x, y, pairs.cost), f, g, epsilon, columns, None)
 
         single = pairs.x.dtype == columns.dtype == jnp.float32
-        return self._by_platform(
-            single, by_kernel, by_rows, pairs.x, pairs.y, f, g, epsilon, columns
-        )
+        shared = ft.partial(by_shares, by_kernel, (True, False, True, False, False, False))
+        return self._by_platform(single, shared, by_rows, pairs.x, pairs.y, f, g, epsilon, columns)
 
     def _by_platform(self, single: bool, by_kernel, by_rows, *args):
         if not single:

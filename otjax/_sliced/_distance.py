@@ -6,7 +6,7 @@ from jaxtyping import Array, ArrayLike, Float, PRNGKeyArray
 
 from .._line._distance import real_or_nan, scaled_cost
 from .._line._power import order, root, valid_order
-from .._line._staircase import matching, Staircase, staircase
+from .._line._staircase import in_order, matching_in_order, staircase
 from .._results import RESULTS
 from ._directions import chunk_size, for_each, project, random_directions
 from ._measure import Clouds, clouds, valid_clouds, ValidClouds
@@ -66,17 +66,12 @@ def _sliced_wasserstein(
     return real_or_nan(largest * root(mean, p), (result == RESULTS.successful) & p_valid)
 
 
-def slice_plan(
-    valid: ValidClouds, direction: Float[Array, " d"], matches: bool
-) -> tuple[Float[Array, " n"], Float[Array, " m"], Staircase]:
-    """The projected points, and the optimal plan between them."""
-    x, y = project(valid.x, direction), project(valid.y, direction)
-    return x, y, matching(x, y) if matches else staircase(x, y, valid.a, valid.b)
-
-
 def slice_cost(
     valid: ValidClouds, direction: Float[Array, " d"], p: Float[Array, ""] | int, matches: bool
 ) -> tuple[Float[Array, ""], Float[Array, ""]]:
     """The cost between the projections at distances over the largest, and that one."""
-    x, y, plan = slice_plan(valid, direction, matches)
+    x, y = project(valid.x, direction), project(valid.y, direction)
+    if matches:
+        x, y = in_order(x), in_order(y)
+    plan = matching_in_order(x) if matches else staircase(x, y, valid.a, valid.b)
     return scaled_cost(x, y, valid.a, valid.b, p, plan)

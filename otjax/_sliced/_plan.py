@@ -8,11 +8,10 @@ import lineax as lx
 from jaxtyping import Array, ArrayLike, Float, Int, PRNGKeyArray
 
 from .._ground_cost import GroundCost, SqEuclidean
-from .._line._staircase import Staircase
+from .._line._staircase import matching, Staircase, staircase
 from .._line._transport import sparse_plan
 from .._results import raise_unless_successful, RESULTS
-from ._directions import chunk_size, for_each, random_directions
-from ._distance import slice_plan
+from ._directions import chunk_size, for_each, project, random_directions
 from ._measure import Clouds, clouds, valid_clouds
 
 
@@ -100,12 +99,16 @@ def _sliced_plan(
     def plan_cost(plan: Staircase) -> Float[Array, ""]:
         return jnp.sum(plan.mass * jax.vmap(cost)(valid.x[plan.i], valid.y[plan.j]))
 
+    def best_along(direction: Float[Array, " d"]) -> Staircase:
+        x, y = project(valid.x, direction), project(valid.y, direction)
+        return matching(x, y) if given.matches else staircase(x, y, valid.a, valid.b)
+
     def along(direction: Float[Array, " d"]) -> Float[Array, ""]:
-        return lax.stop_gradient(plan_cost(slice_plan(valid, direction, given.matches)[-1]))
+        return lax.stop_gradient(plan_cost(best_along(direction)))
 
     costs = for_each(along, directions, chunk)
     best = directions[jnp.argmin(jnp.where(jnp.isfinite(costs), costs, jnp.inf))]
-    plan = slice_plan(valid, best, given.matches)[-1]
+    plan = best_along(best)
     value = plan_cost(plan)
     finite = jnp.isfinite(value)
     return SlicedPlan(
