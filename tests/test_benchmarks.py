@@ -3,6 +3,7 @@
 import json
 import math
 import pathlib
+import subprocess
 import sys
 import time
 import unittest.mock
@@ -410,3 +411,16 @@ def test_a_run_on_a_gpu_ends_and_keeps_what_it_has(gpu, monkeypatch, tmp_path):
     monkeypatch.setattr(script.os, "_exit", ended.append)
     script.end_for_good(script.Report(output, script.QUICK))
     assert ended == [3] and json.loads(output.read_text())["records"][0]["error"] == "it hung"
+
+
+@pytest.mark.slow
+def test_static_transport_is_what_its_peers_find(tmp_path):
+    pytest.importorskip("ot")
+    output = tmp_path / "static.json"
+    script = [sys.executable, f"{BENCHMARKS}/static.py", "--quick", "--output", str(output)]
+    parts = ["--parts", "exact", "assignments", "line"]
+    done = subprocess.run([*script, *parts], capture_output=True, text=True)
+    assert done.returncode == 0, done.stderr[-2000:]
+    rows = json.loads(output.read_text())["rows"]
+    assert len(rows) == 6 and all(len(row["seconds"]) >= 2 for row in rows)
+    assert all(error <= 1e-4 for row in rows for error in row["errors"].values())
