@@ -60,7 +60,8 @@ def search(
         step,
         jnp.zeros((k * m + (m if problem.debiased else 0),), problem.a.dtype),
         None,
-        first_epsilon=_START * spread,
+        # Pixels that a larger epsilon empties would have to come back.
+        first_epsilon=problem.epsilon if problem.debiased else _START * spread,
         epsilon=problem.epsilon,
         tolerance=tolerance,
         max_steps=max_steps,
@@ -89,8 +90,8 @@ def _scale(
         log_b += h / epsilon
         # No change at the solution, and far from it the only sense of an error.
         log_b -= jax.nn.logsumexp(log_b)
-        # A pixel that a larger epsilon leaves without mass comes back from what rounding does not
-        # see; from a mass that underflows it would take for ever.
+        # A pixel that was emptied comes back from what rounding does not see; from a mass that
+        # underflows it would take for ever.
         log_b = jnp.maximum(log_b, jnp.log(jnp.finfo(log_b.dtype).eps / log_b.shape[0]))
     b = jnp.exp(log_b)
     column = jnp.exp((g - softmin) / epsilon)
