@@ -60,6 +60,14 @@ def test_numbers_of_every_sign_and_size_are_sorted(dtype):
     np.testing.assert_array_equal(slope, np.argsort(np.argsort(x, kind="stable"), kind="stable"))
 
 
+def test_a_batch_along_another_axis_has_the_same_derivatives():
+    xs, ys = jnp.asarray(np.random.default_rng(0).normal(size=(2, 6, 3)))
+    slope = jax.grad(otjax.wasserstein_1d)
+    batch = jax.vmap(slope, in_axes=1, out_axes=1)(xs, ys)
+    for k in range(3):
+        np.testing.assert_allclose(batch[:, k], slope(xs[:, k], ys[:, k]), rtol=1e-12)
+
+
 @pytest.mark.parametrize("n, m", [(7, 5), (6, 6), (1, 4)])
 def test_distances_are_those_of_scipy_and_pot(n, m):
     x, y, a, b = samples(n, n=n, m=m)

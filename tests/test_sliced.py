@@ -69,6 +69,22 @@ def test_derivatives_are_those_of_differences():
     np.testing.assert_allclose(sliced(x, y, a, b, p=1.7), without, rtol=1e-13)
 
 
+@pytest.mark.parametrize("num_projections", [3, 8, 30])
+def test_as_many_points_without_masses_have_the_derivatives_of_equal_masses(num_projections):
+    x, y = clouds(4, n=8, m=8)[:2]
+    masses = jnp.full(8, 1 / 8)
+
+    def loss(x, *masses):
+        return otjax.sliced_wasserstein(x, y, *masses, num_projections=num_projections, key=KEY)
+
+    for derivative in (jax.grad, jax.jacfwd, jax.hessian):
+        ours, theirs = derivative(loss)(x), derivative(loss)(x, masses, masses)
+        np.testing.assert_allclose(ours, theirs, rtol=1e-9, atol=1e-12)
+    step = jnp.asarray(np.random.default_rng(0).normal(size=x.shape))
+    difference = (loss(x + 1e-6 * step) - loss(x - 1e-6 * step)) / 2e-6
+    np.testing.assert_allclose(jnp.sum(jax.grad(loss)(x) * step), difference, rtol=1e-6)
+
+
 def test_chunks_change_memory_and_nothing_else():
     x, y, a, b = clouds(2, n=500, m=400)
     loss = lambda x, chunk: sliced(x, y, a, b, num_projections=40, chunk=chunk)

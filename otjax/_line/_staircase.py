@@ -66,8 +66,9 @@ def in_order(x: Float[Array, " n"]) -> Float[Array, " n"]:
 
 @in_order.defjvp
 def _in_order_jvp(primals, tangents):
-    order = sorting(primals[0])
-    return primals[0][order], tangents[0][order]
+    # Through the function itself: JAX takes a result of the rule to have the batch axis where that
+    # of the function has it.
+    return in_order(primals[0]), tangents[0][sorting(primals[0])]
 
 
 def sorting(x: Float[Array, " n"]) -> Int[Array, " n"]:
