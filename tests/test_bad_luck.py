@@ -127,3 +127,30 @@ def test_few_steps_end_where_the_plan_overflows_on_the_way(name):
     assert all(jnp.isfinite(result.value) for result in results)
     assert all(result.stats.num_steps <= k + 1 for k, result in enumerate(results))
     assert not any(bool(result.result == RESULTS.successful) for result in results[:4])
+
+
+@pytest.mark.parametrize("name", ["sinkhorn", "plain", "newton"])
+def test_a_start_from_anywhere_ends_where_one_from_scratch_does(name):
+    """Of soft marginals potentials that are far from any solution ask for masses that overflow."""
+    rng = np.random.default_rng(0)
+    single = lambda array: jnp.asarray(array, jnp.float32)
+    matrices = single(10 ** rng.uniform(-6, 3, (32, 12, 15)) * (rng.uniform(size=(32, 1, 1)) < 0.5))
+    matrices += single(rng.uniform(size=(32, 12, 15)))
+    a, b = single(np.full(12, 1 / 12)), single(np.full(15, 3 / 15))
+    starts = tuple(single(10 * rng.normal(size=(32, size))) for size in (12, 15))
+
+    @jax.jit
+    @jax.vmap
+    def solve(matrix, f, g):
+        problem = otjax.EntropicProblem(
+            otjax.CostMatrix(matrix), a, b, epsilon=1e-3, marginals=otjax.Unbalanced(0.02)
+        )
+        solver = SOLVERS[name]()
+        warm = otjax.solve(problem, solver, init=(f, g), throw=False)
+        cold = otjax.solve(problem, solver, throw=False)
+        return warm.value, warm.potentials, warm.result == cold.result, cold.value
+
+    value, potentials, same, expected = solve(matrices, *starts)
+    assert all(np.all(np.isfinite(array)) for array in (value, *potentials))
+    assert np.mean(same) > 0.9
+    np.testing.assert_allclose(value, expected, rtol=3e-3)

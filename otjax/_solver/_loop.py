@@ -197,14 +197,16 @@ class AbstractAbsorbedSolver(AbstractSolver):
         # the other, the error of one marginal is no more than that of the other was.
         kept = inner.best.f if rest is inner.best.image else None
         first = step.first(absorbed, g) if kept is None else kept
+        # The last step may have gone further than the plan carries at all.
+        carried = jnp.isfinite(size_of(first, g))
         return _Round(
-            f=jnp.where(stepped, first, f),
+            f=jnp.where(stepped & carried, first, f),
             g=g,
             size=size,
             epsilon=jnp.where((move.lower | move.jump) & ~at_end, following, epsilon),
             history=inner.history,
             anew=jnp.asarray(move.anew),
-            by_log=move.by_log & (inner.num_steps < limit) & ~ends_now,
+            by_log=(move.by_log | ~carried) & (inner.num_steps < limit) & ~ends_now,
             look=jnp.asarray(move.look),
             marginals=marginals,
             num_steps=inner.num_steps,
