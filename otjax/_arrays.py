@@ -42,10 +42,12 @@ def float_array(value: ArrayLike, name: str, axes: str) -> Float[Array, "..."]:
         )
     ndim = len(axes.split())
     if array.ndim != ndim:
-        raise ValueError(
-            f"`{name}` must have axes ({axes}), got shape {array.shape}; for a batch of "
-            "problems use `jax.vmap`."
+        advice = (
+            "one number for each point is an axis of length 1, `[:, None]`"
+            if array.ndim < ndim and axes.endswith(" d")
+            else "for a batch of problems use `jax.vmap`"
         )
+        raise ValueError(f"`{name}` must have axes ({axes}), got shape {array.shape}; {advice}.")
     if 0 in array.shape:
         raise ValueError(f"`{name}` must not be empty, got shape {array.shape}.")
     array = array if array.dtype in _ACCEPTED else array.astype(jnp.float32)

@@ -138,8 +138,8 @@ def raise_unless_successful(
 ) -> Token:
     """The `token`; raises a `RuntimeError` if the result, of no batch, is a failure.
 
-    Where the result is known, its text is followed by `numbers()`. Otherwise it is raised when the
-    program runs, as Equinox raises.
+    Where the result is known, its text has its name before it and `numbers()` behind it. Otherwise
+    it is raised when the program runs, as Equinox raises.
     """
     failed = result != RESULTS.successful
     # `breakpoint`, `nan` and `off` are Equinox's affair.
@@ -147,5 +147,6 @@ def raise_unless_successful(
     if left_to_equinox or isinstance(failed, jax.core.Tracer):
         return error_if(token, result, failed)
     if failed:
-        raise RuntimeError(f"{RESULTS[result]} {numbers()}".strip())
+        name = next(name for name, one in RESULTS._name_to_item.items() if bool(result == one))
+        raise RuntimeError(f"`{name}`: {RESULTS[result]} {numbers()}".strip())
     return token

@@ -411,3 +411,19 @@ def test_options_are_keyword_only(call):
 def test_wrong_structure_is_found_while_tracing():
     with pytest.raises(ValueError, match="`a`"):
         jax.jit(lambda a: otjax.solve(otjax.EntropicProblem(CLOUD, a)).value)(jnp.ones(3))
+
+
+def test_numbers_instead_of_points_and_a_batch_of_clouds_get_advice_of_their_own():
+    numbers = jnp.linspace(0.0, 1.0, 5)
+    with pytest.raises(ValueError, match=r"`x` must have axes .* `\[:, None\]`"):
+        otjax.sinkhorn_divergence(numbers, numbers)
+    clouds = jnp.zeros((2, 5, 2))
+    with pytest.raises(ValueError, match=r"`x` must have axes .* `jax.vmap`"):
+        otjax.sinkhorn_divergence(clouds, clouds)
+
+
+def test_what_is_raised_begins_with_the_name_of_its_status():
+    x = jnp.arange(10.0)[:, None]
+    problem = otjax.EntropicProblem(otjax.PointCloud(x, x**2), epsilon=1e-3)
+    with pytest.raises(RuntimeError, match=r"^`max_steps_reached`: The solver stopped"):
+        otjax.solve(problem, max_steps=1)
