@@ -71,7 +71,7 @@ def of_ott(x, y, epsilon: float, tolerance: float) -> tuple[Solve, Solve]:
     from jax._src.interpreters.batching import is_vmappable
 
     # OTT-JAX 0.6.0 asks for it here, where newer JAX no longer has it, once it works in batches.
-    batching.is_vmappable = is_vmappable
+    batching.is_vmappable = is_vmappable  # pyright: ignore[reportAttributeAccessIssue]
     from ott.geometry import pointcloud  # pyright: ignore[reportMissingImports]
     from ott.problems.linear import linear_problem  # pyright: ignore[reportMissingImports]
     from ott.solvers.linear import sinkhorn  # pyright: ignore[reportMissingImports]
