@@ -94,6 +94,14 @@ batching.primitive_batchers[_forget_p] = lambda arrays, axes: (_forget_p.bind(*a
 mlir.register_lowering(_forget_p, lambda _, array: [array])
 
 
+def nowhere_varying(shapes: PyTree[jax.ShapeDtypeStruct]) -> PyTree[jax.ShapeDtypeStruct]:
+    """The same shapes, of arrays that do not vary, which within `jax.shard_map` is to be said."""
+    if not jax.sharding.get_abstract_mesh().manual_axes:
+        return shapes
+    said = lambda shape: jax.ShapeDtypeStruct(shape.shape, shape.dtype, manual_axis_type=_NOWHERE)
+    return jax.tree.map(said, shapes)
+
+
 def error_if(tree: Any, result: Any, failed: Bool[Array, ""]) -> Any:
     """`result.error_if(tree, failed)`."""
     arrays, rest = eqx.partition(tree, eqx.is_array)

@@ -106,6 +106,13 @@ def pallas():
     close(batch(jnp.stack([given[0]] * 2), *given[1:])[0][1], want[0], 1e-5)
     solved = jax.jit(outputs(engine))
     close(solved(*spread), solved(*given), 1e-3)
+    # One problem on each device, within `jax.shard_map`, which checks what varies.
+    one = lambda *given: jax.tree.map(lambda out: out[None], solved(*(v[0] for v in given)))
+    mapped = jax.shard_map(one, mesh=mesh_of(AxisType.Auto), in_specs=P("i"), out_specs=P("i"))
+    many = [jnp.stack([v * (1 + 0.1 * k) for k in range(DEVICES)]) for v in given[:2]]
+    many.append(jnp.stack([given[2]] * DEVICES))
+    ours = jax.jit(mapped)(*many)
+    close(jax.tree.map(lambda out: out[3], ours), solved(*(v[3] for v in many)), 1e-5)
 
 
 def uneven():

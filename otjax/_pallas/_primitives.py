@@ -14,6 +14,7 @@ from jax.extend.core import jaxpr_as_fun, Primitive
 from jax.interpreters import batching, mlir
 from jaxtyping import Array, BFloat16, Float32
 
+from .._varying import as_constants, nowhere_varying
 from ._blocks import Blocks
 
 
@@ -112,12 +113,18 @@ def call(
         grid=grid,
         in_specs=in_specs,
         out_specs=out_specs,
-        out_shape=out_shape,
+        out_shape=nowhere_varying(out_shape),
         # Their type is what chooses Triton, from JAX 0.9 on.
         compiler_params=pltriton.CompilerParams(num_warps=blocks.warps, num_stages=blocks.stages),
         interpret=interpret,
     )
-    return lambda *args: _quietly(function, args)
+
+    def run(*args: Any) -> Any:
+        constants, restore = as_constants(args)
+        out = _quietly(function, constants)
+        return out if restore is None else restore(out)
+
+    return run
 
 
 def _quietly(function: Callable[..., Any], args: tuple[Any, ...]) -> Any:
