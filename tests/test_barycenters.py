@@ -4,6 +4,7 @@ import jax
 import jax.numpy as jnp
 import jax.random as jr
 import numpy as np
+import ot
 import pytest
 
 import otjax
@@ -47,7 +48,6 @@ def debiased(masses, weights, epsilon, cost):
 
 @pytest.mark.parametrize("objective", ["entropic", "debiased"])
 def test_of_histograms_as_pot(objective):
-    ot = pytest.importorskip("ot")
     epsilon = 4e-3
     numbers = np.asarray(MASSES).T, np.asarray(COST), epsilon, np.asarray(WEIGHTS)
     if objective == "entropic":
@@ -165,7 +165,6 @@ def test_of_clouds(objective):
     """Entropic as POT; debiased, of a cloud and its translates, their translate."""
     points, weights = clouds(), jnp.array([0.4, 0.6])
     if objective == "entropic":
-        ot = pytest.importorskip("ot")
         found = otjax.barycenter(points, None, weights, epsilon=0.3, tolerance=1e-8)
         # Its own steps, from some other place, are many: from ours it takes none.
         expected = ot.bregman.free_support_sinkhorn_barycenter(

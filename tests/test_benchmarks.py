@@ -415,7 +415,6 @@ def test_a_run_on_a_gpu_ends_and_keeps_what_it_has(gpu, monkeypatch, tmp_path):
 
 @pytest.mark.slow
 def test_static_transport_is_what_its_peers_find(tmp_path):
-    pytest.importorskip("ot")
     output = tmp_path / "static.json"
     script = [sys.executable, f"{BENCHMARKS}/static.py", "--quick", "--output", str(output)]
     parts = ["--parts", "exact", "assignments", "line"]

@@ -12,6 +12,7 @@ import hypothesis.strategies as st
 import jax
 import jax.numpy as jnp
 import numpy as np
+import ot
 import pytest
 import scipy.special
 
@@ -491,7 +492,6 @@ def test_double_precision_within_jit_is_refused_in_words():
 
 
 def test_potentials_of_pot_are_a_start_and_ours_are_its():
-    ot = pytest.importorskip("ot")
     x, y = _clouds()
     rng = np.random.default_rng(0)
     a, b = (rng.uniform(0.5, 1.5, n) for n in (30, 40))
