@@ -58,6 +58,8 @@ class Options:
     learning_rate: float | None = None
     """Of `toy` and `tasks`, with a decay to zero by a cosine; by default that of the protocol,
     which is constant."""
+    rows: tuple[str, ...] = ()
+    """Of `toy`, such as class/conditional, which are a part of their own then; none is all."""
     workers: int = 1
     """Processes that evaluate while the next is trained."""
     output: pathlib.Path | None = None
@@ -305,6 +307,10 @@ def toy(options: Options) -> Iterator[dict[str, Any]]:
         ("class", "conditional"): (0.048, 0.018), ("x", "independent"): (0.732, 0.028),
         ("x", "plan"): (8.276, 2.143), ("x", "conditional"): (0.077, 0.013),
     }  # fmt: skip
+    names = {"/".join(row) for row in published}
+    if unknown := set(options.rows) - names:
+        sys.exit(f"error: --rows are {', '.join(names)}, got {', '.join(unknown)}.")
+    chosen = set(options.rows) or names
     draw0, draw1 = TUTORIAL
     seeds = list(range(options.seeds or 10))
     num = options.points or 10_000
@@ -329,6 +335,8 @@ def toy(options: Options) -> Iterator[dict[str, Any]]:
     floor = evaluations.of(others, x1)
     waiting: list[tuple[dict[str, Any], dict[str, list]]] = []
     for kind, name in published:
+        if f"{kind}/{name}" not in chosen:
+            continue
         coupling = coupling_of(kind, name)
         size, epochs = (BATCH, 1) if name == "independent" else (options.plan, options.epochs)
 
@@ -498,13 +506,14 @@ def main(options: Options) -> None:
         settings = {name: getattr(options, name) for name in names}
         part: dict[str, Any] = {"date": str(datetime.date.today()), **made_by, **settings}
         part["records"] = []
+        title = f"{name}: {', '.join(options.rows)}" if name == "toy" and options.rows else name
         for record in PARTS[name](options):
             print(name, json.dumps(record), flush=True)
             part["records"].append(record)
             # Whole after each record, so that an interrupted run leaves what it has.
             path.parent.mkdir(parents=True, exist_ok=True)
-            path.write_text(json.dumps(report | {name: part}, indent=1) + "\n")
-        report[name] = part
+            path.write_text(json.dumps(report | {title: part}, indent=1) + "\n")
+        report[title] = part
     print(f"written to {path}")
 
 

@@ -68,8 +68,10 @@ class Config(Options):
     latent: int = 16  # dimension of a generator's Gaussian noise, to which a code is joined
     width: int = 256  # of the three hidden layers
     learning_rate: float = 7e-4  # it decays to zero by a cosine
-    # Of the drifts and plans, relative to the variance of the images.
+    # Of Sinkhorn's drifts, relative to the variance of the images.
     epsilon: tuple[float, ...] = (0.03, 0.1)
+    # Of mean shifts, relative to the mean distance of samples and images.
+    temperature: tuple[float, ...] = (0.02, 0.05, 0.2)
     pairs: int = 10_000  # of rectified flow
     integration_steps: int = 50  # of Euler's method
     beside: Path | None = None  # a table.json of image_gan.py on the same data
@@ -132,7 +134,7 @@ def make_task(config: Config, method: Method, images: Array, teacher: Any) -> Ta
             )
             return Task(FlowMatching(flow.Paired()), field, noise, Ends(z1, z0), told)
         case "mean-shift":
-            drift = flow.MeanShift()
+            drift = flow.MeanShift(config.temperature)
         case "sinkhorn-drift":
             drift = flow.SinkhornDrift(epsilons)
         case "w-flow":
@@ -177,8 +179,9 @@ def check(config: Config, num: int) -> None:
             f"--batch must be even and at most {min(num, config.pairs)}, the training set and "
             f"--pairs, got {config.batch}."
         )
-    if not config.epsilon or not all(0 < epsilon < np.inf for epsilon in config.epsilon):
-        fail(f"--epsilon must be positive numbers, got {config.epsilon}.")
+    for name, numbers in (("epsilon", config.epsilon), ("temperature", config.temperature)):
+        if not numbers or not all(0 < number < np.inf for number in numbers):
+            fail(f"--{name} must be positive numbers, got {numbers}.")
     if not config.method or len(set(config.method)) < len(config.method):
         fail("--method must name one method at least, and each but once.")
     methods = config.method

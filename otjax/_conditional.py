@@ -13,7 +13,7 @@ from jaxtyping import Array, Float, Int
 from ._arrays import constant
 from ._geometry import AbstractCloud, AbstractPointGeometry
 from ._ground_cost import Euclidean, SqEuclidean
-from ._reduction import by_platform, map_rows, Pairs, without_infinities
+from ._reduction import map_pairs, Pairs, without_infinities
 
 
 # As in squared distances: up to this many coordinates summed pair by pair.
@@ -36,17 +36,16 @@ def conditional(
         return _by_operators(geometry, g, b, h, epsilon, values)
     pairs = Pairs(geometry.x, geometry.y, geometry.cost)
 
-    def of_rows(x: Float[Array, "block d"]) -> tuple[Array, Array]:
-        block = Pairs(x, pairs.y, pairs.cost)
+    def of_rows(block: Pairs) -> tuple[Array, Array]:
         cost = block.matrix()
         likeliest = jnp.argmax(h[None, :] - constant(cost), axis=1)
-        least = without_infinities(jax.vmap(pairs.cost)(x, pairs.y[likeliest]))
+        least = without_infinities(jax.vmap(block.cost)(block.x, block.y[likeliest]))
         above = _differences(block, cost, likeliest)
         scores = (g[None, :] - g[likeliest][:, None] - above) / epsilon + log_b[None, :]
         softmin = least - g[likeliest] - epsilon * jax.nn.logsumexp(scores, axis=1)
         return softmin, _product(jax.nn.softmax(scores, axis=1), values)
 
-    return by_platform(lambda block, x: map_rows(of_rows, x, block), pairs.shape, pairs.x)
+    return map_pairs(of_rows, pairs)
 
 
 def _differences(

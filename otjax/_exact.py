@@ -23,7 +23,7 @@ from ._geometry import (
 from ._mesh import on_any_mesh
 from ._narrowing import narrow, Options
 from ._problem import EntropicProblem
-from ._reduction import by_platform, map_rows, Pairs
+from ._reduction import map_pairs, Pairs
 from ._results import raise_unless_successful, RESULTS
 from ._solution import Stats
 from ._solver import AbstractSolver
@@ -112,12 +112,9 @@ class ExactSolution(eqx.Module):
         points = float_array(x, "x", "k d").astype(geometry.dtype)
         g = jnp.where(self.b > 0, self.potentials[1], -jnp.inf)
 
-        def of_rows(x: Float[Array, "block d"]) -> Float[Array, " block"]:
-            new = geometry.seen_from(x, self.b, jnp.ones((), geometry.dtype))
-            return jnp.min(Pairs(new.x, new.y, new.cost).matrix() - g[None, :], axis=1)
-
-        shape = points.shape[0], self.b.shape[0]
-        return by_platform(lambda block, x: map_rows(of_rows, x, block), shape, points)
+        new = geometry.seen_from(points, self.b, jnp.ones((), geometry.dtype))
+        least = lambda pairs: jnp.min(pairs.matrix() - g[None, :], axis=1)
+        return map_pairs(least, Pairs(new.x, new.y, new.cost))
 
 
 def solve_exact(

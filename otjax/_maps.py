@@ -8,9 +8,9 @@ import jax.lax as lax
 import jax.numpy as jnp
 from jaxtyping import Array, ArrayLike, Bool, Float, Int
 
-from ._arrays import float_array, positive_number
+from ._arrays import constant, float_array, positive_number
 from ._ground_cost import GroundCost, SqEuclidean
-from ._reduction import by_platform, map_rows, Pairs
+from ._reduction import nearest_columns, Pairs
 
 
 def gradient_map(
@@ -69,13 +69,7 @@ def nearest(
 
 @eqx.filter_jit
 def _nearest(x, y, g, cost):
-    def of_rows(x: Float[Array, "k d"]) -> Int[Array, " k"]:
-        return jnp.argmin(Pairs(x, y, cost).matrix() - g[None, :], axis=1).astype(jnp.int32)
-
-    fixed = lax.stop_gradient(x)
-    cells = by_platform(
-        lambda block, x: map_rows(of_rows, x, block), (x.shape[0], y.shape[0]), fixed
-    )
+    cells = nearest_columns(*constant((Pairs(x, y, cost), g)))
     return cells, jax.vmap(lambda x, y: cost(x, y))(x, y[cells]) - g[cells]
 
 

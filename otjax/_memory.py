@@ -9,7 +9,7 @@ from jaxtyping import PyTree
 
 from ._geometry import AbstractGeometry, AbstractPlan
 from ._problem import EntropicProblem
-from ._reduction import device_memory, working_memory
+from ._reduction import device_memory
 
 
 # A solve holds the geometry, a plan, and what is made on the way to the next one; its gradient, and
@@ -53,8 +53,7 @@ def memory_needed(problem: EntropicProblem) -> Memory:
 
     geometry, plan = eqx.filter_eval_shape(_held, problem)
     held, made = _bytes(geometry), _bytes(plan)
-    on_the_way = working_memory(problem.geometry.shape, problem.geometry.dtype)
-    of = lambda plans: held + plans * made + on_the_way
+    of = lambda plans: held + plans * made + problem.geometry.working_memory
     return Memory(of(_PLANS_OF_SOLVE), of(_PLANS_OF_GRADIENT), device_memory())
 
 

@@ -8,6 +8,7 @@ import sys
 from pathlib import Path
 
 import helpers
+import jax.numpy as jnp
 import numpy as np
 import pytest
 
@@ -114,6 +115,32 @@ def test_digits_resume_and_stand_beside_those_of_critics(scripts, tmp_path):
     assert is_png(config.output / "ot-cfm" / "samples.png")
 
 
+def test_digits_drift_at_the_temperatures_asked_for(scripts):
+    script = scripts["flow_digits"]
+    images, config = jnp.zeros((4, 2, 2)).at[0].set(1), script.Config(temperature=(0.3,))
+    drifts = [
+        script.make_task(config, method, images, None).objective.drift
+        for method in ("mean-shift", "sinkhorn-drift", "w-flow")
+    ]
+    np.testing.assert_allclose(drifts[0].temperatures, [0.3])
+    variance = 4 * 0.25 * 0.75
+    for drift in drifts[1:]:
+        np.testing.assert_allclose(drift.epsilon, variance * np.array(config.epsilon), rtol=1e-6)
+
+
+@pytest.mark.slow
+def test_the_sweep_of_drifts_runs(tmp_path):
+    script = Path(EXAMPLES).parent / "benchmarks" / "drift_sweep.py"
+    output = tmp_path / "report.json"
+    command = [sys.executable, script, "--steps", "3", "--methods", "mean-shift", "w-flow"]
+    command += ["--temperatures", "0.02", "0.2", "--epsilons", "0.1", "--output", output]
+    finished = subprocess.run(command, capture_output=True, text=True, check=False)
+    assert finished.returncode == 0, finished.stderr[-3000:]
+    report = json.loads(output.read_text())
+    assert [r["temperature"] for r in report["records"]] == [0.02, 0.2, 0.1]
+    assert report["floor"]["W2^2"] < min(r["W2^2"] for r in report["records"])
+
+
 @pytest.mark.slow
 def test_published_protocols_run(tmp_path):
     output = tmp_path / "report.json"
@@ -150,6 +177,7 @@ def test_published_protocols_run(tmp_path):
         ("flow_digits", {"method": ()}, "one method at least"),
         ("flow_digits", {"batch": 1348}, "--batch must be even and at most 1347"),
         ("flow_digits", {"epsilon": (0.1, -1.0)}, "--epsilon must be positive"),
+        ("flow_digits", {"temperature": ()}, "--temperature must be positive"),
         ("flow_digits", {"beside": Path("absent.json")}, "is not a table of image_gan.py"),
         ("flow_digits", {"resume": True}, "there is no checkpoint at"),
     ],

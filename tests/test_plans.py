@@ -155,6 +155,30 @@ def test_cells_of_the_exact_potentials_are_the_optimal_map():
     assert otjax.nearest(x, y, absent)[0][0] != matched.columns[0]
 
 
+@pytest.mark.parametrize(
+    ("n", "m", "d", "cost"),
+    [
+        (5, 7, 2, "SqEuclidean"),
+        (300, 1000, 3, "SqEuclidean"),  # groups of 41 columns, the last of them not whole
+        (150, 9001, 40, "SqEuclidean"),  # in blocks of 64 rows, with 22 left over
+        (40, 513, 3, "lopsided"),
+    ],
+)
+def test_the_nearest_of_many_is_the_least_of_all(n, m, d, cost):
+    x, y = jr.normal(jr.key(0), (n, d)), jr.normal(jr.key(1), (m, d))
+    y = y.at[1::7].set(y[0])  # a site that stands several times
+    g = jr.normal(jr.key(2), (m,)).at[::5].set(-jnp.inf)
+    costs = {
+        "SqEuclidean": otjax.SqEuclidean(),
+        "lopsided": lambda x, y: jnp.sum(jnp.abs(x - 2 * y)) + x[0],
+    }
+    cells, transform = otjax.nearest(x, y, g, cost=costs[cost])
+    scores = jax.vmap(lambda x: jax.vmap(lambda y: costs[cost](x, y))(y))(x) - g[None, :]
+    np.testing.assert_allclose(transform, scores.min(axis=1), rtol=1e-12, atol=1e-12)
+    np.testing.assert_allclose(scores[jnp.arange(n), cells], transform, rtol=1e-12, atol=1e-12)
+    assert np.all(np.asarray(cells) % 5 != 0)
+
+
 def test_what_does_not_fit_is_named(unchecked):
     found = solution()
     for k in (0, 2.0, True):

@@ -1,13 +1,18 @@
 """The two engines agree, and the streamed one never needs the matrix."""
 
+import functools as ft
+
 import helpers
 import jax
 import jax.numpy as jnp
+import jax.random as jr
 import lineax as lx
 import numpy as np
 import pytest
 
 import otjax
+from otjax._reduction import least_rows, Pairs
+from otjax._reduction._rows import block_rows
 
 
 SOLVER = otjax.Sinkhorn(tolerance=1e-12)
@@ -55,6 +60,28 @@ def test_values_plans_and_derivatives_agree(cost: str, d: int) -> None:
     jax.tree.map(
         lambda p, q: np.testing.assert_allclose(p, q, rtol=1e-8, atol=1e-9), dense, streamed
     )
+
+
+def test_points_of_many_coordinates_go_in_blocks_of_more_rows():
+    """Each block reads all of y anew; where rows are very long, memory counts for more."""
+    rows = ft.partial(block_rows, 10**6, entries=2**18)
+    pairs = lambda d, cost=otjax.SqEuclidean(): Pairs(jnp.zeros((2, d)), jnp.zeros((3, d)), cost)
+    least = [least_rows(pairs(d)) for d in (3, 16, 784)] + [least_rows(pairs(64, jnp.vdot))]
+    assert least == [6, 32, 64, 1]
+    assert [rows(num_columns=2**16, least=number) for number in (1, 6, 64)] == [4, 6, 64]
+    assert rows(num_columns=2**10, least=64) == 256
+    assert rows(num_columns=2**20, least=64) == 8
+    x, y = (jr.normal(jr.key(i), (150 + i, 40)) for i in range(2))
+    y = jnp.concatenate([y] * 60)  # 64, 64 and 22 rows
+    assert block_rows(150, len(y), 2**18, least_rows(pairs(40))) == 64
+    h, epsilon = jr.normal(jr.key(2), (len(y),)), jnp.asarray(3.0)
+    dense, streamed = (
+        otjax.PointCloud(x, y, engine=engine) for engine in (otjax.Dense(), otjax.Streamed())
+    )
+    f = dense.softmin(h, epsilon)
+    np.testing.assert_allclose(streamed.softmin(h, epsilon), f, rtol=1e-12)
+    products = [cloud.plan(f, h, epsilon).mv(y[:, :2]) for cloud in (dense, streamed)]
+    np.testing.assert_allclose(*products, rtol=1e-11, atol=1e-11)
 
 
 @pytest.mark.parametrize("engine", helpers.ENGINES)

@@ -6,7 +6,7 @@ import jax.numpy as jnp
 from jaxtyping import Array, Float, Int
 
 from .._ground_cost import SqEuclidean
-from .._reduction import by_platform, map_rows, Pairs
+from .._reduction import nearest_columns, Pairs
 
 
 # Coordinates that a Morton code interleaves, and bits of each.
@@ -61,10 +61,5 @@ def _morton(points: Float[Array, "n d"], masses: Float[Array, " n"]) -> Int[Arra
 def _nearest(
     points: Float[Array, "n d"], middles: Float[Array, "k d"], totals: Float[Array, " k"]
 ) -> Int[Array, " n"]:
-    def of_rows(x: Float[Array, "r d"]) -> Int[Array, " r"]:
-        distances = Pairs(x, middles, SqEuclidean()).matrix()
-        return jnp.argmin(jnp.where(totals[None, :] > 0, distances, jnp.inf), axis=1)
-
-    shape = points.shape[0], middles.shape[0]
-    nearest = by_platform(lambda block, x: map_rows(of_rows, x, block), shape, points)
-    return nearest.astype(jnp.int32)
+    g = jnp.where(totals > 0, 0, jnp.asarray(-jnp.inf, points.dtype))
+    return nearest_columns(Pairs(points, middles, SqEuclidean()), g)

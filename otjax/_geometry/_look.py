@@ -5,7 +5,7 @@ import jax.numpy as jnp
 from jaxtyping import Array, Float, Int
 
 from .._ground_cost import pairwise
-from .._reduction import by_platform, map_rows, Pairs
+from .._reduction import map_pairs, Pairs
 from .._unit import power_of_two
 
 
@@ -16,15 +16,13 @@ def look_at_rows(
     there are forbidden ones. In one pass."""
     a, b = lax.stop_gradient((a / jnp.sum(a), b / jnp.sum(b)))
 
-    def of_rows(x: Float[Array, "k d"]) -> tuple[Array, Array, Array]:
-        cost = pairwise(pairs.cost, x, pairs.y)
+    def of_rows(pairs: Pairs) -> tuple[Array, Array, Array]:
+        cost = pairwise(pairs.cost, pairs.x, pairs.y)
         # A NaN stays one.
         mean = jnp.sum(jnp.where(cost == jnp.inf, 0, cost) * b[None, :], axis=1)
         return mean, jnp.min(cost, axis=1), jnp.max(cost, axis=1)
 
-    means, least, most = by_platform(
-        lambda block, x: map_rows(of_rows, x, block), pairs.shape, pairs.x
-    )
+    means, least, most = map_pairs(of_rows, pairs)
     return jnp.sum(a * means), least, jnp.max(most)
 
 
@@ -34,13 +32,11 @@ def share_of_allowed(
     """The share of the product of two measures on pairs that are allowed; 1 if none is."""
     a, b = lax.stop_gradient((a / jnp.sum(a), b / jnp.sum(b)))
 
-    def of_rows(x: Float[Array, "k d"]) -> Array:
-        return jnp.sum(
-            jnp.where(pairwise(pairs.cost, x, pairs.y) == jnp.inf, 0, b[None, :]), axis=1
-        )
+    def of_rows(pairs: Pairs) -> Array:
+        forbidden = pairwise(pairs.cost, pairs.x, pairs.y) == jnp.inf
+        return jnp.sum(jnp.where(forbidden, 0, b[None, :]), axis=1)
 
-    shares = by_platform(lambda block, x: map_rows(of_rows, x, block), pairs.shape, pairs.x)
-    share = jnp.sum(a * shares)
+    share = jnp.sum(a * map_pairs(of_rows, pairs))
     return jnp.where(share > 0, share, 1)
 
 

@@ -19,10 +19,12 @@ from .._ground_cost import (
 from .._reduction import (
     AbstractEngine,
     default_engine,
+    least_rows,
     Pairs,
     softmin,
     Streamed,
-)  # fmt: skip
+    working_memory,
+)
 from .._unit import excess_exponent, power_of_two
 from ._base import (
     AbstractCloud,
@@ -182,6 +184,10 @@ class PointCloud(AbstractCloud, AbstractCostGeometry, AbstractSpatialGeometry):
             power_of_two(exponent, self.dtype),
             Partners(rows, columns),
         )
+
+    @property
+    def working_memory(self) -> int:
+        return working_memory(self.shape, self.dtype, least_rows(self._pairs))
 
     @property
     def holds_costs(self) -> bool:

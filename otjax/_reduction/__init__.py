@@ -1,3 +1,9 @@
+from ._blocks import (
+    least_rows as least_rows,
+    map_pairs as map_pairs,
+    nearest_columns as nearest_columns,
+    sum_pairs as sum_pairs,
+)
 from ._choice import default_engine as default_engine, device_memory as device_memory
 from ._engine import AbstractEngine as AbstractEngine
 from ._kernel import apply as apply, softmin as softmin

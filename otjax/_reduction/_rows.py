@@ -20,33 +20,40 @@ Out = TypeVar("Out", bound=PyTree[Array])
 # accelerator wants few, large kernels.
 _CPU_BLOCK = 2**18
 _ACCELERATOR_BLOCK = 2**25
+# What a block may grow to for the sake of rows that share something.
+_LARGEST_CPU_BLOCK = 2**23
 
 
-def block_rows(num_rows: int, num_columns: int, entries: int) -> int:
-    """How many rows to take at a time, so that a block has about `entries` entries.
+def block_rows(num_rows: int, num_columns: int, entries: int, least: int = 1) -> int:
+    """How many rows to take at a time, so that a block has about `entries` entries, or `least`
+    rows, as long as these are not very long.
 
     One, where a size is a symbol in a program that is exported for any size.
     """
     if not _are_known(num_rows, num_columns):
         return 1
-    return max(1, min(num_rows, entries // num_columns))
+    least = min(least, _LARGEST_CPU_BLOCK // num_columns)
+    return max(1, min(num_rows, max(entries // num_columns, least)))
 
 
-def working_memory(shape: tuple[int, int], dtype: jnp.dtype) -> int:
+def working_memory(shape: tuple[int, int], dtype: jnp.dtype, least_rows: int = 1) -> int:
     """About the bytes of what a reduction of a matrix of `shape` makes on the way, on the platform
     that JAX computes on by default: a block of exponents, of entries, and their derivatives."""
-    largest = _CPU_BLOCK if jax.default_backend() == "cpu" else _ACCELERATOR_BLOCK
-    return 4 * min(shape[0] * shape[1], largest) * jnp.dtype(dtype).itemsize
+    entries = _CPU_BLOCK if jax.default_backend() == "cpu" else _ACCELERATOR_BLOCK
+    rows = block_rows(*shape, entries, least_rows)
+    return 4 * rows * shape[1] * jnp.dtype(dtype).itemsize
 
 
 def by_platform(
-    compute: Callable[[int, Any], Out], shape: tuple[int, ...], rows: PyTree[Array]
+    compute: Callable[[int, Any], Out],
+    shape: tuple[int, ...],
+    rows: PyTree[Array],
+    least_rows: int = 1,
 ) -> Out:
     """`compute(block, rows)` for a matrix of `shape` with the block size of the platform that it
-    runs on."""
-    cpu, accelerator = (
-        block_rows(shape[0], shape[1], size) for size in (_CPU_BLOCK, _ACCELERATOR_BLOCK)
-    )
+    runs on: that of a CPU has `least_rows` at least, where each block costs something by itself."""
+    cpu = block_rows(shape[0], shape[1], _CPU_BLOCK, least_rows)
+    accelerator = block_rows(shape[0], shape[1], _ACCELERATOR_BLOCK)
     if cpu == accelerator:
         return compute(cpu, rows)
     return lax.platform_dependent(

@@ -8,11 +8,10 @@ import jax.lax as lax
 import jax.numpy as jnp
 from jaxtyping import Array, Float
 
-from .._ground_cost import AbstractGroundCost
 from .._unit import over
+from ._blocks import map_pairs
 from ._engine import AbstractEngine
 from ._pairs import Pairs
-from ._rows import by_platform, map_rows
 
 
 def softmin_rows(
@@ -27,10 +26,8 @@ def softmin_by_rows(
 ) -> Float[Array, " n"]:
     """`AbstractEngine.softmin` in blocks of `block` rows; `None` lets the platform choose."""
 
-    def reduce(x: Float[Array, "k d"]) -> Float[Array, " k"]:
-        return softmin_rows(Pairs(x, pairs.y, pairs.cost).matrix(), h, epsilon)
-
-    return _in_blocks(reduce, pairs.x, pairs, block)
+    reduce = lambda pairs: softmin_rows(pairs.matrix(), h, epsilon)
+    return map_pairs(reduce, pairs, block=block)
 
 
 def apply_by_rows(
@@ -43,22 +40,12 @@ def apply_by_rows(
 ) -> Float[Array, "n k"]:
     """`AbstractEngine.apply` in blocks of `block` rows, in operations that JAX differentiates."""
 
-    def reduce(rows: tuple[Float[Array, "k d"], Float[Array, " k"]]) -> Array:
-        x, f = rows
-        scores = over(f[:, None] + g[None, :] - Pairs(x, pairs.y, pairs.cost).matrix(), epsilon)
+    def reduce(pairs: Pairs, f: Float[Array, " k"]) -> Array:
+        scores = over(f[:, None] + g[None, :] - pairs.matrix(), epsilon)
         entries = jnp.exp(scores.astype(columns.dtype))
         return jnp.matmul(entries, columns, precision=lax.Precision.HIGHEST)
 
-    return _in_blocks(reduce, (pairs.x, f), pairs, block)
-
-
-def _in_blocks(reduce, rows, pairs: Pairs, block: int | None):
-    n, m = pairs.shape
-    # A cost without a formula for a block makes something for each coordinate of each pair.
-    width = 1 if isinstance(pairs.cost, AbstractGroundCost) else pairs.x.shape[1]
-    if block is not None:
-        return map_rows(reduce, rows, block if isinstance(n, int) or block == n else 1)
-    return by_platform(lambda block, rows: map_rows(reduce, rows, block), (n, m * width), rows)
+    return map_pairs(reduce, pairs, f, block=block)
 
 
 class Streamed(AbstractEngine):
@@ -73,8 +60,9 @@ class Streamed(AbstractEngine):
     def __init__(self, block: int | None = None):
         """**Arguments:**
 
-        - `block`: how many rows to make at a time; `None` is as many as make 2^18 entries on a
-            CPU, which stay in its cache, and 2^25 on an accelerator.
+        - `block`: how many rows to make at a time; `None` is as many as make 2^25 entries on an
+            accelerator, and on a CPU 2^18, which stay in its cache, or more for points of many
+            coordinates, which each block reads anew.
 
         **Raises:** `ValueError` unless `block` is a positive integer.
         """

@@ -1,12 +1,15 @@
 """The sites of semi-discrete transport: what a batch of samples tells of their potential."""
 
 import equinox as eqx
+import jax.lax as lax
 import jax.numpy as jnp
 from jaxtyping import Array, Float, Int
 
 from .._geometry import PointCloud
 from .._ground_cost import GroundCost
 from .._maps import nearest
+from .._reduction import Pairs, sum_pairs
+from .._unit import over
 
 
 class Sites(eqx.Module):
@@ -26,17 +29,30 @@ class Sites(eqx.Module):
 
     def look(
         self, x: Float[Array, "k d"], g: Float[Array, " m"]
-    ) -> tuple[Float[Array, " k"], Float[Array, " m"]]:
-        """The potential at samples, the (soft) c-transform of `g`, and the share of the samples
-        that goes to each site."""
+    ) -> tuple[Float[Array, ""], Float[Array, " m"]]:
+        """The mean potential of samples, and the share of them that goes to each site."""
         k = x.shape[0]
         if self.epsilon is None:
             cells, f = nearest(x, self.y, self.scores(g), cost=self.cost)
-            return f, jnp.zeros_like(g).at[cells].add(1 / k)
-        geometry = PointCloud(x, self.y, cost=self.cost)
-        f = geometry.softmin(self.scores(g), self.epsilon)
-        density = geometry.plan(f, g, self.epsilon)
-        return f, self.b * density.T.mv(jnp.full_like(f, 1 / k))
+            return jnp.mean(f), jnp.zeros_like(g).at[cells].add(1 / k)
+        h, epsilon = self.scores(g), self.epsilon
+
+        def of_rows(pairs: Pairs) -> tuple[Float[Array, ""], Float[Array, " m"]]:
+            scores = over(h[None, :] - pairs.matrix(), epsilon)
+            largest = jnp.max(scores, axis=1)
+            entries = jnp.exp(scores - largest[:, None])
+            totals = jnp.sum(entries, axis=1)
+            f = -epsilon * (largest + jnp.log(totals))
+            return jnp.sum(f), jnp.matmul(1 / totals, entries, precision=lax.Precision.HIGHEST)
+
+        f, law = sum_pairs(of_rows, Pairs(x, self.y, self.cost))
+        return f / k, law / k
+
+    def potential(self, x: Float[Array, "k d"], g: Float[Array, " m"]) -> Float[Array, " k"]:
+        """The potential at samples: the (soft) c-transform of `g`."""
+        if self.epsilon is None:
+            return nearest(x, self.y, self.scores(g), cost=self.cost)[1]
+        return PointCloud(x, self.y, cost=self.cost).softmin(self.scores(g), self.epsilon)
 
     def cells(self, x: Float[Array, "k d"], g: Float[Array, " m"]) -> Int[Array, " k"]:
         """The site that each sample has most to do with."""
