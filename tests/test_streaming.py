@@ -63,14 +63,15 @@ def test_values_plans_and_derivatives_agree(cost: str, d: int) -> None:
 
 
 def test_points_of_many_coordinates_go_in_blocks_of_more_rows():
-    """Each block reads all of y anew; where rows are very long, memory counts for more."""
+    """Each block reads all of y anew; where rows are very long, the cache counts for more."""
     rows = ft.partial(block_rows, 10**6, entries=2**18)
     pairs = lambda d, cost=otjax.SqEuclidean(): Pairs(jnp.zeros((2, d)), jnp.zeros((3, d)), cost)
     least = [least_rows(pairs(d)) for d in (3, 16, 784)] + [least_rows(pairs(64, jnp.vdot))]
-    assert least == [6, 32, 64, 1]
-    assert [rows(num_columns=2**16, least=number) for number in (1, 6, 64)] == [4, 6, 64]
+    assert least == [6, 32, 128, 1]
+    assert [rows(num_columns=2**16, least=number) for number in (1, 6, 128)] == [4, 4, 64]
     assert rows(num_columns=2**10, least=64) == 256
-    assert rows(num_columns=2**20, least=64) == 8
+    assert rows(num_columns=2**20, least=128) == 4
+    assert rows(num_columns=2**14, least=128) == 128
     x, y = (jr.normal(jr.key(i), (150 + i, 40)) for i in range(2))
     y = jnp.concatenate([y] * 60)  # 64, 64 and 22 rows
     assert block_rows(150, len(y), 2**18, least_rows(pairs(40))) == 64

@@ -16,7 +16,7 @@ Out = TypeVar("Out", bound=PyTree[Array])
 
 # Every block reads all of y anew. With this many rows for each coordinate there is more to be done
 # with a number of y than to read it; with more of them than that nothing is gained.
-_ROWS_PER_COORDINATE, _ENOUGH_ROWS = 2, 64
+_ROWS_PER_COORDINATE, _ENOUGH_ROWS = 2, 128
 
 # Columns of which the least is found first, and then the least of the group it is in.
 _GROUP = 64

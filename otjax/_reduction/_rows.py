@@ -20,19 +20,20 @@ Out = TypeVar("Out", bound=PyTree[Array])
 # accelerator wants few, large kernels.
 _CPU_BLOCK = 2**18
 _ACCELERATOR_BLOCK = 2**25
-# What a block may grow to for the sake of rows that share something.
-_LARGEST_CPU_BLOCK = 2**23
+# What a block may grow to for the sake of rows that share something: the cache of all cores.
+_LARGEST_CPU_BLOCK = 2**22
 
 
 def block_rows(num_rows: int, num_columns: int, entries: int, least: int = 1) -> int:
-    """How many rows to take at a time, so that a block has about `entries` entries, or `least`
-    rows, as long as these are not very long.
+    """How many rows to take at a time, so that a block has about `entries` entries, or up to
+    `least` rows, a power of two that divides many sizes, as long as these are not very long.
 
     One, where a size is a symbol in a program that is exported for any size.
     """
     if not _are_known(num_rows, num_columns):
         return 1
-    least = min(least, _LARGEST_CPU_BLOCK // num_columns)
+    least = max(1, min(least, _LARGEST_CPU_BLOCK // num_columns))
+    least = 1 << (least.bit_length() - 1)
     return max(1, min(num_rows, max(entries // num_columns, least)))
 
 
