@@ -60,15 +60,29 @@ def maps() -> str:
 
 def toy() -> str:
     """Eight Gaussians to moons."""
-    records = _flow("toy")
+    # Rows that were run by themselves are parts of their own.
+    parts = [part for name, part in _read("flow").items() if name.split(":")[0] == "toy"]
     rows = (
-        (r["condition"], r["coupling"], _spread(r["euler"]), r["euler"]["published"],
-         _spread(r["fine"]), r["fine"]["published"])
-        for r in records if "condition" in r
+        (r["condition"], r["coupling"], "" if r["coupling"] == "independent" else part["epochs"],
+         _spread(r["euler"]), r["euler"]["published"], _spread(r["fine"]), r["fine"]["published"])
+        for part in parts for r in part["records"] if "condition" in r
     )  # fmt: skip
-    head = ("condition", "coupling", "one step", "published", "50 steps", "published, adaptive")
-    floor = next(r["floor"] for r in records if "floor" in r)
-    return _table(head, [*rows, ("", "other samples of the moons", "", "", _spread(floor), "")])
+    head = ("condition", "coupling", "passes", "one step", "published", "50 steps", "published")
+    floor = next(r["floor"] for r in parts[0]["records"] if "floor" in r)
+    return _table(head, [*rows, ("", "other samples of the moons", "", "", "", _spread(floor), "")])
+
+
+def drift_sweep() -> str:
+    """Digits by generators along drifts, from cold to warm."""
+    report = _read("drift_sweep")
+    floor = report["floor"] | {"method": "training set", "temperature": ""}
+    rows = (
+        (r["method"], r["temperature"], f"{r['W2^2']:.2f}", f"{r['Frechet']:.2f}",
+         f"{r['precision']:.2f}", f"{r['recall']:.2f}", f"{r['classes']:.0f}")
+        for r in [*report["records"], floor]
+    )  # fmt: skip
+    head = ("drift", "temperature", "W2^2", "Fréchet", "precision", "recall", "classes")
+    return _table(head, rows)
 
 
 def tasks() -> str:
@@ -177,6 +191,7 @@ TABLES: dict[str, Callable[[], str]] = {
         bridge,
         dynamic,
         flow_speed,
+        drift_sweep,
         fuzz,
     )  # fmt: skip
 }
