@@ -31,7 +31,7 @@ class RESULTS(eqx.Enumeration):
         "`tolerance`, or `epsilon` where there is one."
     )
     stagnated = (
-        "The marginal error stopped falling short of `tolerance`, at what rounding allows. Raise "
+        "The error stopped falling short of `tolerance`, most often at what rounding allows. Raise "
         "`tolerance` or `epsilon`, or in float32 use float64."
     )
     gap_stagnated = (
