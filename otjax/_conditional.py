@@ -13,7 +13,7 @@ from jaxtyping import Array, Float, Int
 from ._arrays import constant
 from ._geometry import AbstractCloud, AbstractPointGeometry
 from ._ground_cost import Euclidean, SqEuclidean
-from ._reduction import by_platform, map_rows, Pairs, without_infinities
+from ._reduction import by_rows, Pairs, without_infinities
 
 
 # As in squared distances: up to this many coordinates summed pair by pair.
@@ -46,7 +46,7 @@ def conditional(
         softmin = least - g[likeliest] - epsilon * jax.nn.logsumexp(scores, axis=1)
         return softmin, _product(jax.nn.softmax(scores, axis=1), values)
 
-    return by_platform(lambda block, x: map_rows(of_rows, x, block), pairs.shape, pairs.x)
+    return by_rows(of_rows, pairs.x, pairs.shape[1])
 
 
 def _differences(

@@ -4,7 +4,7 @@ None of it forms the plan: its rows are made a block at a time.
 """
 
 from collections.abc import Callable
-from typing import NamedTuple, TypeVar
+from typing import NamedTuple
 
 import equinox as eqx
 import jax
@@ -12,19 +12,16 @@ import jax.lax as lax
 import jax.numpy as jnp
 import jax.random as jr
 import lineax as lx
-from jaxtyping import Array, ArrayLike, Float, Int, PRNGKeyArray, PyTree
+from jaxtyping import Array, ArrayLike, Float, Int, PRNGKeyArray
 
 from ._arrays import float_array, float_scalar
 from ._geometry import AbstractPlan
 from ._operators import TransportPlan
 from ._plan_rows import rows
 from ._problem import PreparedProblem
-from ._reduction import by_platform, map_rows
+from ._reduction import by_platform, by_rows
 from ._varying import while_loop
 
-
-Block = TypeVar("Block", bound=PyTree[Array])
-Reduced = TypeVar("Reduced", bound=PyTree[Array])
 
 # In so many rounds at least a one-to-one matching is found: few rows ask more than once.
 _ROUNDS = 8
@@ -78,7 +75,7 @@ def columns_of(
         below = cumulative <= level[:, None] * cumulative[:, -1:]
         return jnp.minimum(jnp.sum(below, axis=1, dtype=jnp.int32), cumulative.shape[1] - 1)
 
-    return by_rows(draw, (i, level), plan)
+    return by_rows(draw, (i, level), _num_columns(plan))
 
 
 @eqx.filter_jit
@@ -86,7 +83,8 @@ def best_partners(plan: lx.AbstractLinearOperator) -> Int[Array, " n"]:
     """For each row the column that it gives most to."""
     law = _law(plan)
     every = jnp.arange(plan.out_structure().shape[0], dtype=jnp.int32)
-    return by_rows(lambda i: jnp.argmax(law(i), axis=1).astype(jnp.int32), every, plan)
+    best = lambda i: jnp.argmax(law(i), axis=1).astype(jnp.int32)
+    return by_rows(best, every, _num_columns(plan))
 
 
 def one_to_one(
@@ -161,12 +159,8 @@ def _law(plan: lx.AbstractLinearOperator) -> Callable[[Int[Array, " k"]], Float[
     return lambda i: rows(plan, i)
 
 
-def by_rows(
-    reduce: Callable[[Block], Reduced], block: Block, plan: lx.AbstractLinearOperator
-) -> Reduced:
-    """What `reduce` makes of some rows of a plan, of so many at a time as memory has room for."""
-    shape = jax.tree.leaves(block)[0].shape[0], plan.in_structure().shape[0]
-    return by_platform(lambda size, block: map_rows(reduce, block, size), shape, block)
+def _num_columns(plan: lx.AbstractLinearOperator) -> int:
+    return plan.in_structure().shape[0]
 
 
 def projection(
@@ -236,4 +230,4 @@ def _exponents(plan: TransportPlan) -> Float[Array, ""]:
         return a * jnp.matmul(density * logarithm, plan.b, precision=lax.Precision.HIGHEST)
 
     every = jnp.arange(plan.a.shape[0], dtype=jnp.int32)
-    return jnp.sum(by_rows(of_rows, (every, plan.a), plan))
+    return jnp.sum(by_rows(of_rows, (every, plan.a), plan.b.shape[0]))

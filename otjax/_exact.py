@@ -23,7 +23,7 @@ from ._geometry import (
 from ._mesh import on_any_mesh
 from ._narrowing import narrow, Options
 from ._problem import EntropicProblem
-from ._reduction import by_platform, map_rows, Pairs
+from ._reduction import by_rows, Pairs
 from ._results import raise_unless_successful, RESULTS
 from ._solution import Stats
 from ._solver import AbstractSolver
@@ -116,8 +116,7 @@ class ExactSolution(eqx.Module):
             new = geometry.seen_from(x, self.b, jnp.ones((), geometry.dtype))
             return jnp.min(Pairs(new.x, new.y, new.cost).matrix() - g[None, :], axis=1)
 
-        shape = points.shape[0], self.b.shape[0]
-        return by_platform(lambda block, x: map_rows(of_rows, x, block), shape, points)
+        return by_rows(of_rows, points, self.b.shape[0])
 
 
 def solve_exact(

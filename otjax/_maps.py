@@ -10,7 +10,7 @@ from jaxtyping import Array, ArrayLike, Bool, Float, Int
 
 from ._arrays import float_array, positive_number
 from ._ground_cost import GroundCost, SqEuclidean
-from ._reduction import by_platform, map_rows, Pairs
+from ._reduction import by_rows, Pairs
 
 
 def gradient_map(
@@ -72,10 +72,7 @@ def _nearest(x, y, g, cost):
     def of_rows(x: Float[Array, "k d"]) -> Int[Array, " k"]:
         return jnp.argmin(Pairs(x, y, cost).matrix() - g[None, :], axis=1).astype(jnp.int32)
 
-    fixed = lax.stop_gradient(x)
-    cells = by_platform(
-        lambda block, x: map_rows(of_rows, x, block), (x.shape[0], y.shape[0]), fixed
-    )
+    cells = by_rows(of_rows, lax.stop_gradient(x), y.shape[0])
     return cells, jax.vmap(lambda x, y: cost(x, y))(x, y[cells]) - g[cells]
 
 

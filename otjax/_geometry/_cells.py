@@ -6,7 +6,7 @@ import jax.numpy as jnp
 from jaxtyping import Array, Float, Int
 
 from .._ground_cost import SqEuclidean
-from .._reduction import by_platform, map_rows, Pairs
+from .._reduction import by_rows, Pairs
 
 
 # Coordinates that a Morton code interleaves, and bits of each.
@@ -65,6 +65,4 @@ def _nearest(
         distances = Pairs(x, middles, SqEuclidean()).matrix()
         return jnp.argmin(jnp.where(totals[None, :] > 0, distances, jnp.inf), axis=1)
 
-    shape = points.shape[0], middles.shape[0]
-    nearest = by_platform(lambda block, x: map_rows(of_rows, x, block), shape, points)
-    return nearest.astype(jnp.int32)
+    return by_rows(of_rows, points, middles.shape[0]).astype(jnp.int32)

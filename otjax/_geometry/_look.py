@@ -5,7 +5,7 @@ import jax.numpy as jnp
 from jaxtyping import Array, Float, Int
 
 from .._ground_cost import pairwise
-from .._reduction import by_platform, map_rows, Pairs
+from .._reduction import by_rows, Pairs
 from .._unit import power_of_two
 
 
@@ -22,9 +22,7 @@ def look_at_rows(
         mean = jnp.sum(jnp.where(cost == jnp.inf, 0, cost) * b[None, :], axis=1)
         return mean, jnp.min(cost, axis=1), jnp.max(cost, axis=1)
 
-    means, least, most = by_platform(
-        lambda block, x: map_rows(of_rows, x, block), pairs.shape, pairs.x
-    )
+    means, least, most = by_rows(of_rows, pairs.x, pairs.shape[1])
     return jnp.sum(a * means), least, jnp.max(most)
 
 
@@ -39,8 +37,7 @@ def share_of_allowed(
             jnp.where(pairwise(pairs.cost, x, pairs.y) == jnp.inf, 0, b[None, :]), axis=1
         )
 
-    shares = by_platform(lambda block, x: map_rows(of_rows, x, block), pairs.shape, pairs.x)
-    share = jnp.sum(a * shares)
+    share = jnp.sum(a * by_rows(of_rows, pairs.x, pairs.shape[1]))
     return jnp.where(share > 0, share, 1)
 
 

@@ -9,8 +9,8 @@ from ._pairs import (
 from ._pallas import Pallas as Pallas
 from ._rows import (
     by_platform as by_platform,
+    by_rows as by_rows,
     fold_rows as fold_rows,
-    map_rows as map_rows,
     working_memory as working_memory,
 )
 from ._streamed import Dense as Dense, softmin_rows as softmin_rows, Streamed as Streamed

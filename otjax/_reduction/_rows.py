@@ -54,6 +54,13 @@ def by_platform(
     )
 
 
+def by_rows(reduce: Callable[[PyTree[Array]], Out], rows: PyTree[Array], num_columns: int) -> Out:
+    """What `reduce`, which treats each row on its own, makes of the rows of a matrix of so many
+    columns, of as many rows at a time as suit the platform."""
+    shape = jax.tree.leaves(rows)[0].shape[0], num_columns
+    return by_platform(lambda block, rows: map_rows(reduce, rows, block), shape, rows)
+
+
 def map_rows(reduce: Callable[[PyTree[Array]], Out], rows: PyTree[Array], block: int) -> Out:
     """Applies `reduce`, which treats each row on its own, to `block` rows at a time.
 

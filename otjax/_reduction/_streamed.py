@@ -12,7 +12,7 @@ from .._ground_cost import AbstractGroundCost
 from .._unit import over
 from ._engine import AbstractEngine
 from ._pairs import Pairs
-from ._rows import by_platform, map_rows
+from ._rows import by_rows, map_rows
 
 
 def softmin_rows(
@@ -58,7 +58,7 @@ def _in_blocks(reduce, rows, pairs: Pairs, block: int | None):
     width = 1 if isinstance(pairs.cost, AbstractGroundCost) else pairs.x.shape[1]
     if block is not None:
         return map_rows(reduce, rows, block if isinstance(n, int) or block == n else 1)
-    return by_platform(lambda block, rows: map_rows(reduce, rows, block), (n, m * width), rows)
+    return by_rows(reduce, rows, m * width)
 
 
 class Streamed(AbstractEngine):

@@ -9,11 +9,11 @@ import jax.numpy as jnp
 import jax.random as jr
 from jaxtyping import Array, Float, Int
 
-from .._couplings import by_rows, columns_of, one_to_one
+from .._couplings import columns_of, one_to_one
 from .._dual import transport_plan
 from .._plan_rows import rows
 from .._problem import PreparedProblem
-from .._reduction import Pairs as Costs
+from .._reduction import by_rows, Pairs as Costs
 from .._results import RESULTS
 
 
@@ -97,7 +97,7 @@ class Rows(AbstractDraw):
         num_pairs: int,
     ) -> Drawn:
         key_rows, key_partners = jr.split(key)
-        n, _ = costs.shape
+        n, m = costs.shape
         i = jr.permutation(key_rows, n)[:num_pairs]
         plan = transport_plan(problem, *potentials)
 
@@ -107,7 +107,7 @@ class Rows(AbstractDraw):
             paid = law * Costs(costs.x[block], costs.y, costs.cost).matrix()
             return jnp.sum(surprise, axis=1), jnp.sum(paid, axis=1)
 
-        entropies, paid = by_rows(of_rows, jnp.arange(n), plan)
+        entropies, paid = by_rows(of_rows, jnp.arange(n), m)
         return Drawn(
             i,
             columns_of(plan, i, key_partners),
