@@ -68,14 +68,20 @@ def columns_of(
     law = _law(plan)
     level = jr.uniform(key, i.shape, plan.out_structure().dtype)
 
-    def draw(block: tuple[Int[Array, " k"], Float[Array, " k"]]) -> Int[Array, " k"]:
-        i, level = block
-        cumulative = jnp.cumsum(law(i), axis=1)
-        # The first column at which the sum exceeds the level, so that it has a positive mass.
-        below = cumulative <= level[:, None] * cumulative[:, -1:]
-        return jnp.minimum(jnp.sum(below, axis=1, dtype=jnp.int32), cumulative.shape[1] - 1)
-
+    draw = lambda block: column_at(law(block[0]), block[1])
     return by_rows(draw, (i, level), _num_columns(plan))
+
+
+def column_at(law: Float[Array, "k m"], level: Float[Array, " k"]) -> Int[Array, " k"]:
+    """The column of each row at which its law, of any total, is drawn by a level of [0, 1)."""
+    cumulative, m = jnp.cumsum(law, axis=1), law.shape[1]
+    # The first at which the sum exceeds the level. Sums may differ by rounding over columns that
+    # have no mass, as they are made of different parts: none of these is ever drawn.
+    has_mass = law > 0
+    total = jnp.max(jnp.where(has_mass, cumulative, 0), axis=1, keepdims=True)
+    exceeds = has_mass & (cumulative > level[:, None] * total)
+    columns = jnp.where(exceeds, jnp.arange(m, dtype=jnp.int32)[None, :], m - 1)
+    return jnp.min(columns, axis=1)
 
 
 @eqx.filter_jit

@@ -10,6 +10,7 @@ from ._pallas import Pallas as Pallas
 from ._rows import (
     by_platform as by_platform,
     by_rows as by_rows,
+    by_rows_with_sums as by_rows_with_sums,
     fold_rows as fold_rows,
     working_memory as working_memory,
 )
