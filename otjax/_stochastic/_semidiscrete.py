@@ -10,7 +10,7 @@ import jax.random as jr
 import optax
 from jaxtyping import Array, ArrayLike, Float, Int, PRNGKeyArray
 
-from .._arrays import float_array, float_scalar, positive_number
+from .._arrays import float_array, float_scalar, points_like, positive_number
 from .._ground_cost import GroundCost, SqEuclidean
 from .._problem import valid_masses
 from .._results import raise_unless_successful, RESULTS
@@ -93,7 +93,8 @@ class SemidiscreteSolution(eqx.Module):
         return self.sites.look(self._points(x), self.potential_sites)[0]
 
     def _points(self, x: ArrayLike) -> Float[Array, "k d"]:
-        return float_array(x, "x", "k d").astype(self.sites.y.dtype)
+        sites = self.sites.y
+        return points_like(x, "x", sites.shape[1], sites.dtype)
 
 
 def semidiscrete(
