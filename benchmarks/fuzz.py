@@ -28,6 +28,7 @@ from accelerator import processor_name
 from scipy.special import logsumexp
 
 import otjax
+from otjax._results import name_of
 
 
 SIZES = {"small": (7, 5), "middle": (40, 33), "large": (300, 200)}
@@ -458,12 +459,6 @@ def main() -> int:
     if options.output is not None:
         options.output.write_text(json.dumps(report, indent=1) + "\n")
     return 1 if faulty else 0
-
-
-def name_of(result: otjax.RESULTS) -> str:
-    """The name of a member."""
-    names = otjax.RESULTS._name_to_item
-    return next(name for name in names if bool(result == getattr(otjax.RESULTS, name)))
 
 
 if __name__ == "__main__":

@@ -54,6 +54,21 @@ def float_array(value: ArrayLike, name: str, axes: str) -> Float[Array, "..."]:
     return needs_precision_to_the_end(array, name)
 
 
+def points_like(
+    value: ArrayLike, name: str, dimension: int, dtype: jnp.dtype
+) -> Float[Array, "k d"]:
+    """Returns new points of a known space, shape (k, d), for what was made of others of `dtype`.
+
+    **Raises:** `ValueError`, naming the argument: what is of another dimension would be broadcast.
+    """
+    points = float_array(value, name, "k d").astype(dtype)
+    if points.shape[1] != dimension:
+        raise ValueError(
+            f"`{name}` must hold points of {dimension} coordinates, got shape {points.shape}."
+        )
+    return points
+
+
 def float_scalar(value: ArrayLike, name: str, dtype: jnp.dtype) -> Float[Array, ""]:
     """Returns the real number `value` as a scalar array of `dtype`.
 

@@ -4,7 +4,7 @@ None of it forms the plan: its rows are made a block at a time.
 """
 
 from collections.abc import Callable
-from typing import NamedTuple, TypeVar
+from typing import NamedTuple
 
 import equinox as eqx
 import jax
@@ -12,19 +12,16 @@ import jax.lax as lax
 import jax.numpy as jnp
 import jax.random as jr
 import lineax as lx
-from jaxtyping import Array, ArrayLike, Float, Int, PRNGKeyArray, PyTree
+from jaxtyping import Array, ArrayLike, Float, Int, PRNGKeyArray
 
 from ._arrays import float_array, float_scalar
 from ._geometry import AbstractPlan
 from ._operators import TransportPlan
 from ._plan_rows import rows
 from ._problem import PreparedProblem
-from ._reduction import by_platform, map_rows
+from ._reduction import by_platform, by_rows
 from ._varying import while_loop
 
-
-Block = TypeVar("Block", bound=PyTree[Array])
-Reduced = TypeVar("Reduced", bound=PyTree[Array])
 
 # In so many rounds at least a one-to-one matching is found: few rows ask more than once.
 _ROUNDS = 8
@@ -71,14 +68,20 @@ def columns_of(
     law = _law(plan)
     level = jr.uniform(key, i.shape, plan.out_structure().dtype)
 
-    def draw(block: tuple[Int[Array, " k"], Float[Array, " k"]]) -> Int[Array, " k"]:
-        i, level = block
-        cumulative = jnp.cumsum(law(i), axis=1)
-        # The first column at which the sum exceeds the level, so that it has a positive mass.
-        below = cumulative <= level[:, None] * cumulative[:, -1:]
-        return jnp.minimum(jnp.sum(below, axis=1, dtype=jnp.int32), cumulative.shape[1] - 1)
+    draw = lambda block: column_at(law(block[0]), block[1])
+    return by_rows(draw, (i, level), _num_columns(plan))
 
-    return by_rows(draw, (i, level), plan)
+
+def column_at(law: Float[Array, "k m"], level: Float[Array, " k"]) -> Int[Array, " k"]:
+    """The column of each row at which its law, of any total, is drawn by a level of [0, 1)."""
+    cumulative, m = jnp.cumsum(law, axis=1), law.shape[1]
+    # The first at which the sum exceeds the level. Sums may differ by rounding over columns that
+    # have no mass, as they are made of different parts: none of these is ever drawn.
+    has_mass = law > 0
+    total = jnp.max(jnp.where(has_mass, cumulative, 0), axis=1, keepdims=True)
+    exceeds = has_mass & (cumulative > level[:, None] * total)
+    columns = jnp.where(exceeds, jnp.arange(m, dtype=jnp.int32)[None, :], m - 1)
+    return jnp.min(columns, axis=1)
 
 
 @eqx.filter_jit
@@ -86,7 +89,8 @@ def best_partners(plan: lx.AbstractLinearOperator) -> Int[Array, " n"]:
     """For each row the column that it gives most to."""
     law = _law(plan)
     every = jnp.arange(plan.out_structure().shape[0], dtype=jnp.int32)
-    return by_rows(lambda i: jnp.argmax(law(i), axis=1).astype(jnp.int32), every, plan)
+    best = lambda i: jnp.argmax(law(i), axis=1).astype(jnp.int32)
+    return by_rows(best, every, _num_columns(plan))
 
 
 def one_to_one(
@@ -161,12 +165,8 @@ def _law(plan: lx.AbstractLinearOperator) -> Callable[[Int[Array, " k"]], Float[
     return lambda i: rows(plan, i)
 
 
-def by_rows(
-    reduce: Callable[[Block], Reduced], block: Block, plan: lx.AbstractLinearOperator
-) -> Reduced:
-    """What `reduce` makes of some rows of a plan, of so many at a time as memory has room for."""
-    shape = jax.tree.leaves(block)[0].shape[0], plan.in_structure().shape[0]
-    return by_platform(lambda size, block: map_rows(reduce, block, size), shape, block)
+def _num_columns(plan: lx.AbstractLinearOperator) -> int:
+    return plan.in_structure().shape[0]
 
 
 def projection(
@@ -236,4 +236,4 @@ def _exponents(plan: TransportPlan) -> Float[Array, ""]:
         return a * jnp.matmul(density * logarithm, plan.b, precision=lax.Precision.HIGHEST)
 
     every = jnp.arange(plan.a.shape[0], dtype=jnp.int32)
-    return jnp.sum(by_rows(of_rows, (every, plan.a), plan))
+    return jnp.sum(by_rows(of_rows, (every, plan.a), plan.b.shape[0]))

@@ -8,7 +8,7 @@ import jax.lax as lax
 import jax.numpy as jnp
 from jaxtyping import Array, ArrayLike, Bool, Float, Int
 
-from ._arrays import constant, float_array, positive_number
+from ._arrays import constant, float_array, points_like, positive_number
 from ._ground_cost import GroundCost, SqEuclidean
 from ._reduction import nearest_columns, Pairs
 
@@ -135,5 +135,5 @@ class ConvexMap(eqx.Module):
         return jnp.matmul(weights, self.y, precision=lax.Precision.HIGHEST)
 
     def _scores(self, x: ArrayLike) -> Float[Array, "k m"]:
-        x = float_array(x, "x", "k d").astype(self.y.dtype)
+        x = points_like(x, "x", self.y.shape[1], self.y.dtype)
         return 2 * jnp.matmul(x, self.y.T, precision=lax.Precision.HIGHEST) + self.heights[None, :]

@@ -31,7 +31,7 @@ class RESULTS(eqx.Enumeration):
         "`tolerance`, or `epsilon` where there is one."
     )
     stagnated = (
-        "The marginal error stopped falling short of `tolerance`, at what rounding allows. Raise "
+        "The error stopped falling short of `tolerance`, most often at what rounding allows. Raise "
         "`tolerance` or `epsilon`, or in float32 use float64."
     )
     gap_stagnated = (
@@ -133,6 +133,11 @@ def is_invalid(result: RESULTS) -> Bool[Array, ""]:
     return jnp.any(jnp.stack([result == member for member in invalid]))
 
 
+def name_of(result: RESULTS) -> str:
+    """The name of a member that is known: Equinox prints its text alone."""
+    return next(name for name, one in RESULTS._name_to_item.items() if bool(result == one))
+
+
 def raise_unless_successful(
     token: Token, result: RESULTS, numbers: Callable[[], str] = lambda: ""
 ) -> Token:
@@ -147,6 +152,5 @@ def raise_unless_successful(
     if left_to_equinox or isinstance(failed, jax.core.Tracer):
         return error_if(token, result, failed)
     if failed:
-        name = next(name for name, one in RESULTS._name_to_item.items() if bool(result == one))
-        raise RuntimeError(f"`{name}`: {RESULTS[result]} {numbers()}".strip())
+        raise RuntimeError(f"`{name_of(result)}`: {RESULTS[result]} {numbers()}".strip())
     return token

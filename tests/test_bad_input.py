@@ -388,6 +388,22 @@ def test_maps_reject_points_of_another_space(unchecked):
         for points in (np.ones((3, 5)), np.ones(2), np.ones((3, 2), int), [[0.0, 1.0]]):
             with pytest.raises(ValueError, match="`x`"):
                 method(points)
+    # What would be broadcast, too, where a map is known by more than its points.
+    gaussian = np.zeros(2), np.eye(2), np.ones(2), 2 * np.eye(2)
+    found = otjax.semidiscrete(
+        lambda key: jax.random.normal(key, (8, 2)), Y, key=jax.random.key(0), throw=False,
+        ascent=otjax.StochasticAscent(max_steps=2, num_tests=2),
+    )  # fmt: skip
+    for method in (
+        otjax.gaussian_map(*gaussian),
+        otjax.solve_gaussian(*gaussian, epsilon=0.1).transport,
+        otjax.ConvexMap(Y, np.zeros(4)),
+        found.assign,
+        found.transport,
+        found.potential,
+    ):
+        with pytest.raises(ValueError, match="`x` must hold points of 2 coordinates"):
+            method(np.ones((3, 1)))
 
 
 @pytest.mark.parametrize(

@@ -19,7 +19,7 @@ from jax.sharding import AbstractDevice, AbstractMesh, use_abstract_mesh
 import otjax
 from otjax import _pallas, _small
 from otjax._pallas import _blocks, _primitives, DISTANCE, Profile, SQUARED
-from otjax._solver import _acceleration, _window
+from otjax._solver import _history
 
 
 N, M = 21, 133
@@ -402,7 +402,7 @@ def test_a_batch_of_small_solves_is_one_kernel_and_each_as_if_alone(monkeypatch)
     alone = jax.jit(gradient)
     expected = [alone(x[i], y[i], a, epsilon[i]) for i in range(3)]
     monkeypatch.setattr(_small, "_machine", lambda: _small.Machine("cpu", interpret=True))
-    monkeypatch.setattr(_acceleration, "launches_cost", lambda: True)
+    monkeypatch.setattr(_history, "launches_cost", lambda: True)
     jax.clear_caches()
     batched = jax.vmap(gradient, (0, 0, None, 0))
     sizes, compute = [], _pallas.Programs.__call__
@@ -427,7 +427,7 @@ def test_a_batch_of_small_solves_is_one_kernel_and_each_as_if_alone(monkeypatch)
 @pytest.mark.slow
 def test_a_batch_of_small_solves_lowers_to_cuda(monkeypatch):
     monkeypatch.setattr(_small, "_machine", lambda: _small.Machine("cuda", interpret=False))
-    monkeypatch.setattr(_acceleration, "launches_cost", lambda: True)
+    monkeypatch.setattr(_history, "launches_cost", lambda: True)
     batched = jax.vmap(small_solve, (0, 0, None, 0))
     program = lowered(batched, (3, 14, 2), (3, 22, 2), (14,), (3,))
     assert program.count("xla.gpu.triton") == 1
@@ -436,21 +436,17 @@ def test_a_batch_of_small_solves_lowers_to_cuda(monkeypatch):
 @pytest.mark.parametrize("memory", [2, 5, 8])
 def test_where_launches_cost_the_history_gives_the_same_combinations(memory):
     random = np.random.default_rng(memory)
-    window = _window.Window.empty(memory, jnp.zeros(11))
-    images, residuals, count = np.zeros((memory, 11)), np.zeros((memory, 11)), 0
-    whole = otjax.Anderson(memory)
+    both = [kind.empty(memory, jnp.zeros(11)) for kind in (_history.Window, _history.Stacked)]
     for step in range(2 * memory + 1):
-        image, residual = random.normal(size=(2, 11))
-        forget = step == memory
-        window = window.extended(jnp.asarray(image), jnp.asarray(residual), jnp.asarray(forget))
-        images[count % memory], residuals[count % memory] = image, residual
-        count = 0 if forget else count + 1
-        assert window.count == count
-        if count > 0:
-            expected = whole.combine(
-                jnp.asarray(images), jnp.asarray(residuals), jnp.asarray(count, jnp.int32)
+        image, residual = jnp.asarray(random.normal(size=(2, 11)))
+        forget = jnp.asarray(step == memory)
+        both = [history.extended(image, residual, forget) for history in both]
+        window, stacked = both
+        assert window.count == stacked.count == (step + 1 if step < memory else step - memory)
+        if window.count > 0:
+            np.testing.assert_allclose(
+                window.combination(), stacked.combination(), rtol=1e-9, atol=1e-12
             )
-            np.testing.assert_allclose(window.combination(), expected, rtol=1e-9, atol=1e-12)
 
 
 # The way to a GPU.

@@ -8,7 +8,7 @@ import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Bool, Float, Int, PyTree
 
-from .._solver._acceleration import Anderson
+from .._solver._history import Stacked
 from .._varying import while_loop
 
 
@@ -51,9 +51,7 @@ class _State(eqx.Module):
     image: Float[Array, " size"]  # of the point of least error since the memory was empty
     reference: Float[Array, ""]  # its error
     milestone: Float[Array, ""]
-    images: Float[Array, "memory size"]
-    residuals: Float[Array, "memory size"]
-    count: Int[Array, ""]
+    history: Stacked
     epsilon: Float[Array, ""]
     since_progress: Int[Array, ""]
     num_steps: Int[Array, ""]
@@ -79,10 +77,9 @@ def fixed_point(
     """
     infinite = jnp.full_like(tolerance, jnp.inf)
     zero = jnp.zeros((), jnp.int32)
-    memory = jnp.zeros((_MEMORY, point.shape[0]), point.dtype)
     start = _State(
-        point, warm, point, warm, infinite, point, infinite, infinite, memory, memory, zero,
-        jnp.maximum(first_epsilon, epsilon), zero, zero,
+        point, warm, point, warm, infinite, point, infinite, infinite,
+        Stacked.empty(_MEMORY, point), jnp.maximum(first_epsilon, epsilon), zero, zero,
     )  # fmt: skip
 
     def unfinished(state: _State) -> Bool[Array, ""]:
@@ -99,12 +96,9 @@ def fixed_point(
         refused = ~(made.error <= 2 * state.reference)
         image = jnp.where(made.error <= state.reference, made.image, state.image)
         reference = jnp.where(refused, jnp.inf, jnp.fmin(made.error, state.reference))
-        slot = state.count % _MEMORY
         residual = (made.image - state.point) * jnp.sqrt(made.weights)
-        images = state.images.at[slot].set(made.image)
-        residuals = state.residuals.at[slot].set(residual)
-        count = jnp.where(refused, 0, state.count + 1)
-        following = jnp.where(refused, image, Anderson(_MEMORY).combine(images, residuals, count))
+        history = state.history.extended(made.image, residual, refused)
+        following = jnp.where(refused, image, history.combination())
         progress = made.error < 0.9 * state.milestone
         # The last steps belong to the epsilon that was asked for.
         hurry = 2 * state.num_steps + 2 >= max_steps
@@ -119,9 +113,7 @@ def fixed_point(
             image=image,
             reference=jnp.where(leave, infinite, reference),
             milestone=jnp.where(leave, infinite, jnp.where(progress, made.error, state.milestone)),
-            images=images,
-            residuals=residuals,
-            count=jnp.where(leave, 0, count),
+            history=history.begun_anew(leave),
             epsilon=jnp.where(leave, lower, state.epsilon),
             since_progress=jnp.where(progress | leave, 0, state.since_progress + 1),
             num_steps=state.num_steps + 1,

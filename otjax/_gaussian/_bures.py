@@ -4,7 +4,7 @@ import equinox as eqx
 import jax.numpy as jnp
 from jaxtyping import Array, ArrayLike, Float
 
-from .._arrays import float_array, float_scalar
+from .._arrays import float_scalar, points_like
 from ._arguments import two_gaussians, valid_gaussian
 from ._spectral import inner, product, riccati, square_root
 
@@ -108,7 +108,7 @@ class AffineMap(eqx.Module):
 
     def __call__(self, x: ArrayLike) -> Float[Array, "k d"]:
         """The images of points, shape (k, d)."""
-        points = float_array(x, "x", "k d").astype(self.matrix.dtype)
+        points = points_like(x, "x", len(self.matrix), self.matrix.dtype)
         return self.target[None, :] + product(points - self.source[None, :], self.matrix.T)
 
 

@@ -9,7 +9,7 @@ import jax.lax as lax
 import jax.numpy as jnp
 from jaxtyping import Array, ArrayLike, Float
 
-from .._arrays import float_array, float_scalar
+from .._arrays import float_scalar, points_like
 from .._marginals import AbstractMarginal, Balanced, Unbalanced
 from .._results import raise_unless_successful, RESULTS
 from ._arguments import two_gaussians, valid_gaussian
@@ -52,7 +52,7 @@ class GaussianSolution(eqx.Module):
 
         **Returns:** their images, shape (k, d).
         """
-        points = float_array(x, "x", "k d").astype(self.matrix.dtype)
+        points = points_like(x, "x", len(self.matrix), self.matrix.dtype)
         return self.means[1][None, :] + product(points - self.means[0][None, :], self.matrix.T)
 
 

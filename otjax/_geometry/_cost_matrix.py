@@ -13,9 +13,9 @@ from .._arrays import float_array
 from .._control import cond_any, launches_cost
 from .._reduction import (
     by_platform,
+    by_rows,
     fold_rows,
     is_allowed,
-    map_rows,
     softmin_rows,
     without_infinities,
 )
@@ -100,10 +100,8 @@ class CostMatrix(AbstractCostGeometry):
         return self.matrix
 
     def softmin(self, h: Float[Array, " m"], epsilon: Float[Array, ""]) -> Float[Array, " n"]:
-        rows = lambda cost: softmin_rows(cost, h, epsilon)
-        return by_platform(
-            lambda block, cost: map_rows(rows, cost, block), self.matrix.shape, self.matrix
-        )
+        reduce = lambda rows: softmin_rows(rows, h, epsilon)
+        return by_rows(reduce, self.matrix, self.matrix.shape[1])
 
     def plan(
         self,
@@ -252,12 +250,8 @@ class DensePlan(AbstractPlan):
 
     def squared_mv(self, vector: Float[Array, " columns"]) -> Float[Array, " rows"]:
         if not self.transposed:
-            rows = lambda entries: _product(jnp.square(entries), vector)
-            return by_platform(
-                lambda block, entries: map_rows(rows, entries, block),
-                self.matrix.shape,
-                self.matrix,
-            )
+            reduce = lambda rows: _product(jnp.square(rows), vector)
+            return by_rows(reduce, self.matrix, self.matrix.shape[1])
 
         def of_columns(rows: tuple[Array, Array]) -> Array:
             entries, vector = rows

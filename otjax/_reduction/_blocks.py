@@ -9,10 +9,11 @@ from jaxtyping import Array, Float, Int, PyTree
 
 from .._ground_cost import AbstractGroundCost
 from ._pairs import Pairs
-from ._rows import by_platform, fold_rows, map_rows
+from ._rows import by_rows, by_rows_with_sums, map_rows
 
 
 Out = TypeVar("Out", bound=PyTree[Array])
+Sums = TypeVar("Sums", bound=PyTree[Array])
 
 # Every block reads all of y anew. With this many rows for each coordinate there is more to be done
 # with a number of y than to read it; with more of them than that nothing is gained.
@@ -24,14 +25,13 @@ _GROUP = 64
 
 def least_rows(pairs: Pairs) -> int:
     """How many rows are worth a pass over `pairs.y`."""
-    # What has no formula for a block makes something for each coordinate of each pair.
-    if not isinstance(pairs.cost, AbstractGroundCost):
+    if not _has_formula(pairs):
         return 1
     return min(_ROWS_PER_COORDINATE * pairs.x.shape[1], _ENOUGH_ROWS)
 
 
 def map_pairs(
-    reduce: Callable[..., Out], pairs: Pairs, *along: Array, block: int | None = None
+    reduce: Callable[..., Out], pairs: Pairs, *along: Array | None, block: int | None = None
 ) -> Out:
     """`reduce(pairs, *along)`, which treats each row on its own, from some rows at a time: `along`
     has something for each. `block` of them, or as many as suit the platform."""
@@ -39,17 +39,16 @@ def map_pairs(
     of_rows, rows = _rowwise(reduce, pairs), (pairs.x, *along)
     if block is not None:
         return map_rows(of_rows, rows, block if isinstance(n, int) or block == n else 1)
-    return _by_platform(lambda block, rows: map_rows(of_rows, rows, block), pairs, rows)
+    return by_rows(of_rows, rows, _width(pairs), least_rows(pairs))
 
 
-def sum_pairs(reduce: Callable[[Pairs], Out], pairs: Pairs) -> Out:
-    """`reduce(pairs)`, which is a sum over rows, from some rows at a time."""
-    of_rows = _rowwise(reduce, pairs)
-
-    def compute(block: int, rows: tuple[Array, ...]) -> Out:
-        return jax.tree.map(lambda leaf: jnp.sum(leaf, axis=0), fold_rows(of_rows, rows, block))
-
-    return _by_platform(compute, pairs, (pairs.x,))
+def map_pairs_with_sums(
+    reduce: Callable[..., tuple[Out, Sums]], pairs: Pairs, *along: Array | None, sums: Sums
+) -> tuple[Out, Sums]:
+    """The same where `reduce` returns sums over its rows beside what it makes of each: these are
+    added to `sums`."""
+    of_rows, rows = _rowwise(reduce, pairs), (pairs.x, *along)
+    return by_rows_with_sums(of_rows, rows, _width(pairs), sums, least_rows(pairs))
 
 
 def nearest_columns(pairs: Pairs, g: Float[Array, " m"]) -> Int[Array, " n"]:
@@ -83,7 +82,11 @@ def _rowwise(reduce: Callable[..., Out], pairs: Pairs) -> Callable[[tuple[Array,
     return lambda rows: reduce(Pairs(rows[0], pairs.y, pairs.cost), *rows[1:])
 
 
-def _by_platform(compute: Callable[..., Out], pairs: Pairs, rows: tuple[Array, ...]) -> Out:
-    n, m = pairs.shape
-    width = 1 if isinstance(pairs.cost, AbstractGroundCost) else pairs.x.shape[1]
-    return by_platform(compute, (n, m * width), rows, least_rows(pairs))
+def _width(pairs: Pairs) -> int:
+    """How many numbers are made for a row."""
+    # A cost without a formula for a block makes something for each coordinate of each pair.
+    return pairs.shape[1] * (1 if _has_formula(pairs) else pairs.x.shape[1])
+
+
+def _has_formula(pairs: Pairs) -> bool:
+    return isinstance(pairs.cost, AbstractGroundCost)

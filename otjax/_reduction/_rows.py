@@ -13,8 +13,11 @@ import jax.lax as lax
 import jax.numpy as jnp
 from jaxtyping import Array, PyTree
 
+from .._varying import scan
+
 
 Out = TypeVar("Out", bound=PyTree[Array])
+Sums = TypeVar("Sums", bound=PyTree[Array])
 
 # Entries of a block. On a CPU a block should stay in the cache between the passes over it; an
 # accelerator wants few, large kernels.
@@ -62,29 +65,68 @@ def by_platform(
     )
 
 
+def by_rows(
+    reduce: Callable[[PyTree[Array]], Out],
+    rows: PyTree[Array],
+    num_columns: int,
+    least_rows: int = 1,
+) -> Out:
+    """What `reduce`, which treats each row on its own, makes of the rows of a matrix of so many
+    columns, of as many rows at a time as suit the platform."""
+    shape = jax.tree.leaves(rows)[0].shape[0], num_columns
+    return by_platform(lambda block, rows: map_rows(reduce, rows, block), shape, rows, least_rows)
+
+
+def by_rows_with_sums(
+    reduce: Callable[[PyTree[Array]], tuple[Out, Sums]],
+    rows: PyTree[Array],
+    num_columns: int,
+    sums: Sums,
+    least_rows: int = 1,
+) -> tuple[Out, Sums]:
+    """The same where `reduce` returns sums over its rows beside what it makes of each: these are
+    added to `sums`."""
+    shape = jax.tree.leaves(rows)[0].shape[0], num_columns
+    compute = lambda block, rows: _map_and_add(reduce, rows, block, sums)
+    return by_platform(compute, shape, rows, least_rows)
+
+
 def map_rows(reduce: Callable[[PyTree[Array]], Out], rows: PyTree[Array], block: int) -> Out:
     """Applies `reduce`, which treats each row on its own, to `block` rows at a time.
 
     Equal to `reduce(rows)`, but what `reduce` makes on the way exists for one block only, in
     derivatives too: each block is recomputed instead of stored.
     """
+    return _map_and_add(lambda rows: (reduce(rows), ()), rows, block, ())[0]
+
+
+def _map_and_add(
+    reduce: Callable[[PyTree[Array]], tuple[Out, Sums]],
+    rows: PyTree[Array],
+    block: int,
+    sums: Sums,
+) -> tuple[Out, Sums]:
     num_rows = jax.tree.leaves(rows)[0].shape[0]
     if num_rows == block or (_are_known(num_rows) and block > num_rows):
-        return reduce(rows)
+        each, more = reduce(rows)
+        return each, jax.tree.map(jnp.add, sums, more)
     recomputed, join = _recomputed(reduce), lambda leaf: leaf.reshape(-1, *leaf.shape[2:])
 
-    def at_once(rows: PyTree[Array]) -> PyTree[Array]:
+    def add(sums: Sums, rows: PyTree[Array]) -> tuple[Sums, Out]:
         shares = jax.tree.leaves(rows)[0].shape[0]
-        results = recomputed(jax.tree.map(join, rows))
-        return jax.tree.map(lambda leaf: leaf.reshape(shares, -1, *leaf.shape[1:]), results)
+        each, more = recomputed(jax.tree.map(join, rows))
+        each = jax.tree.map(lambda leaf: leaf.reshape(shares, -1, *leaf.shape[1:]), each)
+        return jax.tree.map(jnp.add, sums, more), each
 
     whole, rest = _split(rows, block)
-    blocks = jax.tree.map(lambda leaf: jnp.moveaxis(leaf, 0, 1), lax.map(at_once, whole))
+    sums, blocks = scan(add, sums, whole)
+    blocks = jax.tree.map(lambda leaf: jnp.moveaxis(leaf, 0, 1), blocks)
     shares = jax.tree.map(lambda leaf: leaf.reshape(len(leaf), -1, *leaf.shape[3:]), blocks)
     if rest is not None:
+        sums, last = add(sums, rest)
         together = lambda *leaves: jnp.concatenate(leaves, axis=1)
-        shares = jax.tree.map(together, shares, at_once(rest))
-    return jax.tree.map(lambda leaf: leaf.reshape(num_rows, *leaf.shape[2:]), shares)
+        shares = jax.tree.map(together, shares, last)
+    return jax.tree.map(lambda leaf: leaf.reshape(num_rows, *leaf.shape[2:]), shares), sums
 
 
 def fold_rows(reduce: Callable[[PyTree[Array]], Out], rows: PyTree[Array], block: int) -> Out:

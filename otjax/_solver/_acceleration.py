@@ -3,14 +3,12 @@
 import abc
 
 import equinox as eqx
-import jax.lax as lax
 import jax.numpy as jnp
-from jaxtyping import Array, ArrayLike, Bool, Float, Int, PyTree
+from jaxtyping import Array, ArrayLike, Bool, Float, PyTree
 
 from .._arrays import known_number, positive_number
-from .._control import launches_cost
 from ._absorbed import Absorbed, Point
-from ._window import MOST_IMAGES, Window
+from ._history import AbstractHistory, empty_history
 
 
 class Best(eqx.Module):
@@ -104,12 +102,6 @@ class Overrelaxation(AbstractAcceleration):
         return best.image
 
 
-class _Memory(eqx.Module):
-    images: Float[Array, "memory m"]
-    residuals: Float[Array, "memory m"]
-    count: Int[Array, ""]
-
-
 class Anderson(AbstractAcceleration):
     """Anderson's extrapolation from the last images (Walker and Ni 2011), safeguarded."""
 
@@ -124,60 +116,20 @@ class Anderson(AbstractAcceleration):
             raise ValueError(f"`memory` must be an integer of at least 2, got {memory!r}.")
         self.memory = memory
 
-    def init(self, g: Float[Array, " m"]) -> _Memory | Window:
-        if launches_cost() and self.memory <= MOST_IMAGES:
-            return Window.empty(self.memory, g)
-        empty = jnp.zeros((self.memory, g.shape[0]), g.dtype)
-        return _Memory(empty, empty, jnp.zeros((), jnp.int32))
+    def init(self, g: Float[Array, " m"]) -> AbstractHistory:
+        return empty_history(self.memory, g)
 
-    def resume(self, history: _Memory | Window, anew: Bool[Array, ""]) -> _Memory | Window:
-        if isinstance(history, Window):
-            return history.begun_anew(anew)
-        count = jnp.where(anew, 0, history.count)
-        return _Memory(history.images, history.residuals, count)
-
-    def rest(self, history: _Memory | Window, best: Best) -> Float[Array, " m"]:
-        return best.image
+    def resume(self, history: AbstractHistory, anew: Bool[Array, ""]) -> AbstractHistory:
+        return history.begun_anew(anew)
 
     def update(
-        self, history: _Memory | Window, absorbed: Absorbed, point: Point, best: Best
-    ) -> tuple[Float[Array, " m"], _Memory | Window]:
+        self, history: AbstractHistory, absorbed: Absorbed, point: Point, best: Best
+    ) -> tuple[Float[Array, " m"], AbstractHistory]:
         # An extrapolation that failed is forgotten with all that led to it.
         refused = best.refuses(point)
         weights = jnp.sqrt(absorbed.problem.b) / absorbed.problem.epsilon
-        if isinstance(history, Window):
-            residual = (point.image - point.g) * weights
-            history = history.extended(point.image, residual, refused)
-            return jnp.where(refused, best.image, history.combination()), history
-        slot = history.count % self.memory
-        images = history.images.at[slot].set(point.image)
-        residuals = history.residuals.at[slot].set((point.image - point.g) * weights)
-        count = jnp.where(refused, 0, history.count + 1)
-        g = jnp.where(refused, best.image, self.combine(images, residuals, count))
-        return g, _Memory(images, residuals, count)
+        history = history.extended(point.image, (point.image - point.g) * weights, refused)
+        return jnp.where(refused, best.image, history.combination()), history
 
-    def combine(
-        self,
-        images: Float[Array, "memory m"],
-        residuals: Float[Array, "memory m"],
-        count: Int[Array, ""],
-    ) -> Float[Array, " m"]:
-        """The images combined as makes their residuals least, with coefficients of sum one."""
-        slots = jnp.arange(self.memory, dtype=jnp.int32)
-        used = (slots < count).astype(images.dtype)
-        gram = jnp.matmul(residuals, residuals.T, precision=lax.Precision.HIGHEST)
-        gram *= used[:, None] * used[None, :]
-        diagonal = slots[:, None] == slots[None, :]
-        trace = jnp.sum(jnp.where(diagonal, gram, 0))
-        ridge = 8 * jnp.finfo(gram.dtype).eps * trace + jnp.finfo(gram.dtype).tiny
-        gram += jnp.where(diagonal, ridge + (1 - used), 0)
-        # By elimination: a library's solve is a call of its own in each step, and to be loaded.
-        both = jnp.append(gram, used[:, None], axis=1)
-        for pivot in range(self.memory):
-            size = both[pivot, pivot]
-            row = both[pivot] / jnp.where(size > 0, size, jnp.nan)
-            column = both[:, pivot] - (slots == pivot).astype(both.dtype)
-            both -= column[:, None] * row[None, :]
-        solved = both[:, -1]
-        coefficients = solved / jnp.where(count > 0, jnp.sum(solved), 1)
-        return jnp.matmul(coefficients, images, precision=lax.Precision.HIGHEST)
+    def rest(self, history: AbstractHistory, best: Best) -> Float[Array, " m"]:
+        return best.image

@@ -1,7 +1,6 @@
 """The loop of every solver here: absorb the potentials in a plan, then iterate with that plan."""
 
 import abc
-import dataclasses
 import functools as ft
 
 import equinox as eqx
@@ -9,12 +8,12 @@ import jax.lax as lax
 import jax.numpy as jnp
 from jaxtyping import Array, Bool, Float, Int, PyTree
 
-from .._control import cond_any, launches_cost
+from .._control import cond_any
 from .._dual import marginal_error, translation, transport_plan
 from .._problem import PreparedProblem
 from .._results import RESULTS
-from ._absorbed import Absorbed, AbstractStep, DRIFT
-from ._acceleration import AbstractAcceleration, Best
+from ._absorbed import Absorbed, AbstractStep
+from ._acceleration import AbstractAcceleration
 from ._annealing import AbstractAnnealing
 from ._base import (
     AbstractSolver,
@@ -29,12 +28,10 @@ from ._base import (
     weighed_size,
 )
 from ._ending import Ending, move_after, verdict
+from ._iteration import Iteration
 from ._start import start
 
 
-# Near what rounding allows, so many steps without progress mean that there is none to come. Further
-# away four times as many mean that the acceleration goes round in circles: it begins anew.
-_PATIENCE = 50
 _MAX_STEPS = 5000
 # So many looks that do not confirm what an iteration says are enough, where rounding decides.
 _LOOKS = 5
@@ -59,16 +56,18 @@ class _Round(eqx.Module):
     result: RESULTS
 
 
-class _Inner(eqx.Module):
-    """The state between two steps with one absorbed plan."""
+class _Look(eqx.Module):
+    """What the plan at the potentials tells, made afresh."""
 
-    g: Float[Array, " m"]
-    history: PyTree
-    best: Best
-    milestone: Float[Array, ""]  # the error at the last progress
-    since_progress: Int[Array, ""]
+    absorbed: Absorbed  # at the epsilon of this round
+    size: Float[Array, ""]  # of the potentials
+    marginals: tuple[Float[Array, " n"], Float[Array, " m"]]
+    tolerance: Float[Array, ""]
+    floor: Float[Array, ""]  # of the error, by rounding
     num_steps: Int[Array, ""]
-    drifted: Bool[Array, ""]
+    at_end: Bool[Array, ""]  # whether this epsilon is the last one
+    unconfirmed: Int[Array, ""]
+    seen: Int[Array, ""]  # an `Ending`; -1 is that there is something to do with this plan
 
 
 class AbstractAbsorbedSolver(AbstractSolver):
@@ -122,9 +121,9 @@ class AbstractAbsorbedSolver(AbstractSolver):
         end = lax.while_loop(lambda state: ~state.done, following, begin)
         return Outcome(end.f, end.g, end.epsilon, end.marginals, end.num_steps, end.result)
 
-    def _round(self, problem: PreparedProblem, limit: Int[Array, ""], state: _Round) -> _Round:
-        """Makes the plan at the current potentials, looks at it, and iterates with it."""
-        step, annealing, acceleration = self.parts()
+    def _look(self, problem: PreparedProblem, limit: Int[Array, ""], state: _Round) -> _Look:
+        """Makes the plan at the current potentials, and looks at it."""
+        step, annealing, _ = self.parts()
         epsilon = jnp.maximum(state.epsilon, least_resolved_epsilon(state.size))
         current = problem.at(epsilon)
 
@@ -163,7 +162,6 @@ class AbstractAbsorbedSolver(AbstractSolver):
         # What an iteration sees as reached below what rounding allows, no look may ever confirm.
         reached = at_end & (state.ending == Ending.REACHED) & (num_steps > 0)
         unconfirmed = state.unconfirmed + (reached & (error > tolerance)).astype(jnp.int32)
-        # What this look tells; -1 is that there is something to do with this plan.
         seen = jnp.asarray(-1, jnp.int32)
         for holds, ending in (
             ((unconfirmed >= _LOOKS) & (error < floor), Ending.STALLED),
@@ -177,16 +175,24 @@ class AbstractAbsorbedSolver(AbstractSolver):
             (~finite, Ending.NOT_FINITE),
         ):
             seen = jnp.where(holds, ending, seen)
-        idle = seen >= 0
+        return _Look(
+            absorbed, size, marginals, tolerance, floor, num_steps, at_end, unconfirmed, seen
+        )
+
+    def _round(self, problem: PreparedProblem, limit: Int[Array, ""], state: _Round) -> _Round:
+        """Looks at the plan of the current potentials, and iterates with it."""
+        step, annealing, acceleration = self.parts()
+        look = self._look(problem, limit, state)
+        absorbed, num_steps, at_end = look.absorbed, look.num_steps, look.at_end
+        epsilon, idle = absorbed.problem.epsilon, look.seen >= 0
         # The last step belongs to the problem's own epsilon.
         last = jnp.where(at_end, limit, limit - 1)
-        iteration = _Iteration(
-            step, acceleration, absorbed, jnp.where(idle, num_steps, last), tolerance, floor
-        )
+        most = jnp.where(idle, num_steps, last)
+        iteration = Iteration(step, acceleration, absorbed, most, look.tolerance, look.floor)
         history = acceleration.resume(state.history, state.anew)
         begin = iteration.begin(history, num_steps)
         inner = lax.while_loop(iteration.unfinished, iteration.step_once, begin)
-        ending = jnp.where(idle, seen, iteration.why_it_ended(inner, num_steps))
+        ending = jnp.where(idle, look.seen, iteration.why_it_ended(inner, num_steps))
         move = move_after(ending, at_end)
         ends_now = move.end | (at_end & idle & (state.look | (num_steps >= limit)))
         following = jnp.where(move.jump, problem.epsilon, annealing.next(epsilon, problem.epsilon))
@@ -200,99 +206,18 @@ class AbstractAbsorbedSolver(AbstractSolver):
         # The last step may have gone further than the plan carries at all.
         carried = jnp.isfinite(size_of(first, g))
         return _Round(
-            f=jnp.where(stepped & carried, first, f),
+            f=jnp.where(stepped & carried, first, absorbed.f0),
             g=g,
-            size=size,
+            size=look.size,
             epsilon=jnp.where((move.lower | move.jump) & ~at_end, following, epsilon),
             history=inner.history,
             anew=jnp.asarray(move.anew),
             by_log=(move.by_log | ~carried) & (inner.num_steps < limit) & ~ends_now,
             look=jnp.asarray(move.look),
-            marginals=marginals,
+            marginals=look.marginals,
             num_steps=inner.num_steps,
             ending=ending,
-            unconfirmed=unconfirmed,
+            unconfirmed=look.unconfirmed,
             done=ends_now,
             result=verdict(ending, resolved=epsilon <= problem.epsilon),
         )
-
-
-# No module: JAX asks for the hash of what a loop repeats, and this holds arrays.
-@dataclasses.dataclass(frozen=True, eq=False)
-class _Iteration:
-    """Steps with one absorbed plan, until `tolerance`, `limit`, or too far from it."""
-
-    step: AbstractStep
-    acceleration: AbstractAcceleration
-    absorbed: Absorbed
-    limit: Int[Array, ""]
-    tolerance: Float[Array, ""]
-    floor: Float[Array, ""]
-
-    @property
-    def reach(self) -> Float[Array, ""]:
-        """How far from its potentials the plan carries. A soft minimum moves no further than its
-        argument, so that `f` stays as near as `g`."""
-        return (0.8 * DRIFT[self.absorbed.g0.dtype] - 1) * self.absorbed.problem.epsilon
-
-    def begin(self, history: PyTree, num_steps: Int[Array, ""]) -> _Inner:
-        infinite = jnp.full_like(self.floor, jnp.inf)
-        keeps = launches_cost() and self.absorbed.problem.has_gauge
-        f0, g0 = self.absorbed.f0 if keeps else None, self.absorbed.g0
-        return _Inner(
-            g=g0,
-            history=history,
-            best=Best(g0, infinite, self.tolerance, f0),
-            milestone=infinite,
-            since_progress=jnp.zeros((), jnp.int32),
-            num_steps=num_steps,
-            drifted=jnp.array(False),
-        )
-
-    def unfinished(self, state: _Inner) -> Bool[Array, ""]:
-        patience = jnp.where(state.best.error > 4 * self.floor, 4 * _PATIENCE, _PATIENCE)
-        return (
-            (state.num_steps < self.limit)
-            & ~(state.best.error <= self.tolerance)
-            & ~state.drifted
-            & (state.since_progress < patience)
-        )
-
-    def step_once(self, state: _Inner) -> _Inner:
-        absorbed, reach = self.absorbed, self.reach
-        point = self.step.near(absorbed, state.g)
-        g, history = self.acceleration.update(state.history, absorbed, point, state.best)
-        progress = point.error < 0.9 * state.milestone
-        # No worse counts as better: on a plateau an extrapolation that was refused would come back
-        # to one place for ever. False for NaN.
-        better = point.error <= 1.001 * state.best.error
-        return _Inner(
-            # Points that an acceleration sends too far go as far as the plan carries.
-            g=jnp.clip(g, absorbed.g0 - reach, absorbed.g0 + reach),
-            history=history,
-            best=Best(
-                image=jnp.where(better, point.image, state.best.image),
-                error=jnp.fmin(point.error, state.best.error),
-                tolerance=self.tolerance,
-                f=None if state.best.f is None else jnp.where(better, point.f, state.best.f),
-            ),
-            milestone=jnp.where(progress, point.error, state.milestone),
-            since_progress=jnp.where(progress, 0, state.since_progress + 1),
-            num_steps=state.num_steps + 1,
-            drifted=~(jnp.max(jnp.abs(point.image - absorbed.g0)) < reach)
-            | ~jnp.isfinite(point.error),
-        )
-
-    def why_it_ended(self, end: _Inner, begun: Int[Array, ""]) -> Int[Array, ""]:
-        """The `Ending` of the iteration, which began with `begun` steps made."""
-        near = end.best.error <= 4 * self.floor
-        ending = jnp.asarray(Ending.EXHAUSTED, jnp.int32)
-        for holds, reason in (
-            (end.since_progress >= jnp.where(near, 1, 4) * _PATIENCE, Ending.CIRCLING),
-            (near & (end.since_progress >= _PATIENCE), Ending.STALLED),
-            (end.drifted, Ending.DRIFTED),
-            (end.best.error <= self.tolerance, Ending.REACHED),
-            ((end.num_steps > begun) & ~(end.best.error < jnp.inf), Ending.OUT_OF_RANGE),
-        ):
-            ending = jnp.where(holds, reason, ending)
-        return ending

@@ -8,7 +8,7 @@ from jaxtyping import Array, Float, Int
 from .._geometry import PointCloud
 from .._ground_cost import GroundCost
 from .._maps import nearest
-from .._reduction import Pairs, sum_pairs
+from .._reduction import map_pairs_with_sums, Pairs
 from .._unit import over
 
 
@@ -29,30 +29,27 @@ class Sites(eqx.Module):
 
     def look(
         self, x: Float[Array, "k d"], g: Float[Array, " m"]
-    ) -> tuple[Float[Array, ""], Float[Array, " m"]]:
-        """The mean potential of samples, and the share of them that goes to each site."""
+    ) -> tuple[Float[Array, " k"], Float[Array, " m"]]:
+        """The potential at samples, the (soft) c-transform of `g`, and the share of the samples
+        that goes to each site."""
         k = x.shape[0]
         if self.epsilon is None:
             cells, f = nearest(x, self.y, self.scores(g), cost=self.cost)
-            return jnp.mean(f), jnp.zeros_like(g).at[cells].add(1 / k)
+            return f, jnp.zeros_like(g).at[cells].add(1 / k)
         h, epsilon = self.scores(g), self.epsilon
 
-        def of_rows(pairs: Pairs) -> tuple[Float[Array, ""], Float[Array, " m"]]:
+        def of_rows(pairs: Pairs) -> tuple[Float[Array, " k"], Float[Array, " m"]]:
             scores = over(h[None, :] - pairs.matrix(), epsilon)
             largest = jnp.max(scores, axis=1)
             entries = jnp.exp(scores - largest[:, None])
             totals = jnp.sum(entries, axis=1)
-            f = -epsilon * (largest + jnp.log(totals))
-            return jnp.sum(f), jnp.matmul(1 / totals, entries, precision=lax.Precision.HIGHEST)
+            # A product: sums along columns would make each entry anew.
+            law = jnp.matmul(1 / totals, entries, precision=lax.Precision.HIGHEST)
+            return -epsilon * (largest + jnp.log(totals)), law
 
-        f, law = sum_pairs(of_rows, Pairs(x, self.y, self.cost))
-        return f / k, law / k
-
-    def potential(self, x: Float[Array, "k d"], g: Float[Array, " m"]) -> Float[Array, " k"]:
-        """The potential at samples: the (soft) c-transform of `g`."""
-        if self.epsilon is None:
-            return nearest(x, self.y, self.scores(g), cost=self.cost)[1]
-        return PointCloud(x, self.y, cost=self.cost).softmin(self.scores(g), self.epsilon)
+        pairs = Pairs(x, self.y, self.cost)
+        f, law = map_pairs_with_sums(of_rows, pairs, sums=jnp.zeros_like(g))
+        return f, law / k
 
     def cells(self, x: Float[Array, "k d"], g: Float[Array, " m"]) -> Int[Array, " k"]:
         """The site that each sample has most to do with."""

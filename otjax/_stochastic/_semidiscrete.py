@@ -10,7 +10,7 @@ import jax.random as jr
 import optax
 from jaxtyping import Array, ArrayLike, Float, Int, PRNGKeyArray
 
-from .._arrays import float_array, float_scalar, positive_number
+from .._arrays import float_array, float_scalar, points_like, positive_number
 from .._ground_cost import GroundCost, SqEuclidean
 from .._problem import valid_masses
 from .._results import raise_unless_successful, RESULTS
@@ -90,10 +90,11 @@ class SemidiscreteSolution(eqx.Module):
     @eqx.filter_jit
     def potential(self, x: ArrayLike) -> Float[Array, " k"]:
         """The potential $f$ of the distribution at points of shape (k, d)."""
-        return self.sites.potential(self._points(x), self.potential_sites)
+        return self.sites.look(self._points(x), self.potential_sites)[0]
 
     def _points(self, x: ArrayLike) -> Float[Array, "k d"]:
-        return float_array(x, "x", "k d").astype(self.sites.y.dtype)
+        sites = self.sites.y
+        return points_like(x, "x", sites.shape[1], sites.dtype)
 
 
 def semidiscrete(
@@ -213,7 +214,7 @@ def _ascend(
         excess = jnp.where(sites.b > 0, (shares - sites.b) / masses, 0)
         with jax.numpy_dtype_promotion("standard"), jax.numpy_rank_promotion("allow"):
             updates, state = optimiser.update(excess, state, u)
-        objective = f + unit * jnp.sum(sites.b * u)
+        objective = jnp.mean(f) + unit * jnp.sum(sites.b * u)
         u = u + updates.astype(u.dtype)
         # A constant is open.
         u = u - jnp.sum(sites.b * u)
@@ -240,7 +241,7 @@ def _test(
         total, squares = carry
         f, shares = sites.look(sampler(jr.fold_in(key, number)), g)
         lack = jnp.where(sites.b > 0, (shares - sites.b) / jnp.sqrt(masses), 0)
-        return (total + lack, squares + jnp.sum(jnp.square(lack))), (f, shares)
+        return (total + lack, squares + jnp.sum(jnp.square(lack))), (jnp.mean(f), shares)
 
     masses = jnp.where(sites.b > 0, sites.b, 1)
     zeros = jnp.zeros_like(sites.b), jnp.zeros((), sites.b.dtype)

@@ -1,7 +1,6 @@
 """Which sample of the start goes to which sample of the end."""
 
 import abc
-import math
 
 import equinox as eqx
 import jax
@@ -19,7 +18,7 @@ from .._solution import Solution
 from .._solve import solve
 from .._solver import AbstractSolver
 from ._batches import two_batches, vectors
-from ._pairs import AbstractDraw, Pairs, Rows
+from ._pairs import AbstractDraw, evaluated, JointLaw, Pairs, relative, Rows
 
 
 class AbstractCoupling(eqx.Module):
@@ -170,15 +169,9 @@ class Minibatch(AbstractCoupling):
                 f"`num_pairs` must be at most the number of samples `x0`, {n}, got {num_pairs}."
             )
         potentials = _with_exact_rows(solution)
-        drawn = self.draw(key, solution.prepared, potentials, costs, num_pairs)
-        return Pairs(
-            drawn.i,
-            drawn.j,
-            marginal_error=jnp.sum(jnp.abs(drawn.column - 1 / m)),
-            entropy=drawn.entropy / (math.log(m) or 1),
-            relative_cost=relative(drawn.cost + shift, mean + shift),
-            result=solution.result,
-        )
+        drawn = self.draw(key, JointLaw(solution.prepared, potentials, costs), num_pairs)
+        drawn = drawn._replace(cost=drawn.cost + shift)
+        return evaluated(drawn, 1 / m, mean + shift, solution.result)
 
 
 def _with_exact_rows(solution: Solution) -> tuple[Float[Array, " n"], Float[Array, " m"]]:
@@ -257,11 +250,6 @@ def _condition_distance(condition: Array, num: int, dtype: jnp.dtype) -> Float[A
         return SqEuclidean().pairwise(rows, rows)
     different = jax.vmap(lambda one: jnp.any(rows != one[None, :], axis=1))(rows)
     return different.astype(dtype)
-
-
-def relative(cost: Float[Array, ""], independent: Float[Array, ""]) -> Float[Array, ""]:
-    positive = independent > 0
-    return jnp.where(positive, cost / jnp.where(positive, independent, 1), 1)
 
 
 def _mean_squared_distance(x: Float[Array, "n d"], y: Float[Array, "m d"]) -> Float[Array, ""]:

@@ -1,6 +1,7 @@
 """What a coupling returns, and how pairs are drawn from a plan."""
 
 import abc
+import math
 from typing import NamedTuple
 
 import equinox as eqx
@@ -9,11 +10,11 @@ import jax.numpy as jnp
 import jax.random as jr
 from jaxtyping import Array, Float, Int
 
-from .._couplings import by_rows, columns_of, one_to_one
+from .._couplings import columns_of, one_to_one
 from .._dual import transport_plan
 from .._plan_rows import rows
 from .._problem import PreparedProblem
-from .._reduction import Pairs as Costs
+from .._reduction import by_rows, Pairs as Costs
 from .._results import RESULTS
 
 
@@ -55,26 +56,66 @@ class Drawn(NamedTuple):
     cost: Float[Array, ""]
 
 
+def evaluated(
+    drawn: Drawn,
+    target: Float[Array, " m"] | float,
+    independent: Float[Array, ""],
+    result: RESULTS,
+) -> Pairs:
+    """The pairs, beside those of independent partners: these have the law `target`, and cost
+    `independent` on average."""
+    return Pairs(
+        drawn.i,
+        drawn.j,
+        marginal_error=jnp.sum(jnp.abs(drawn.column - target)),
+        entropy=drawn.entropy / (math.log(len(drawn.column)) or 1),
+        relative_cost=relative(drawn.cost, independent),
+        result=result,
+    )
+
+
+def relative(cost: Float[Array, ""], independent: Float[Array, ""]) -> Float[Array, ""]:
+    """The cost relative to that of independent pairs; 1 where these cost nothing."""
+    positive = independent > 0
+    return jnp.where(positive, cost / jnp.where(positive, independent, 1), 1)
+
+
+class JointLaw(NamedTuple):
+    """A plan between two batches, n x m, as draws see it.
+
+    - `problem`, `potentials`: a problem, and potentials of it, whose plan has rows of equal mass.
+    - `costs`: what pairs cost, which may be less than the problem says, that of conditions.
+    """
+
+    problem: PreparedProblem
+    potentials: tuple[Float[Array, " n"], Float[Array, " m"]]
+    costs: Costs
+
+    @property
+    def shape(self) -> tuple[int, int]:
+        return self.costs.shape
+
+
+def entropy_and_cost(
+    law: Float[Array, "k m"], costs: Float[Array, "k m"]
+) -> tuple[Float[Array, " k"], Float[Array, " k"]]:
+    """Of the law of the partner of each row: its entropy, in nats, and what it pays on average."""
+    surprise = jnp.where(law > 0, law * -jnp.log(jnp.where(law > 0, law, 1)), 0)
+    return jnp.sum(surprise, axis=1), jnp.sum(law * costs, axis=1)
+
+
 class AbstractDraw(eqx.Module):
     """How indices are drawn from a plan."""
 
     @abc.abstractmethod
-    def __call__(
-        self,
-        key: Array,
-        problem: PreparedProblem,
-        potentials: tuple[Float[Array, " n"], Float[Array, " m"]],
-        costs: Costs,
-        num_pairs: int,
-    ) -> Drawn:
+    def __call__(self, key: Array, joint: JointLaw, num_pairs: int) -> Drawn:
         """Draws `num_pairs` pairs.
 
         **Arguments:**
 
         - `key`: a key of `jax.random`.
-        - `problem`, `potentials`: a problem, n x m, and potentials of it, whose plan
-            (`transport_plan`) has rows of equal mass.
-        - `costs`: what pairs cost, n x m.
+        - `joint`: what is drawn from: its `problem`, n x m, with `potentials` whose plan
+            (`transport_plan`) has rows of equal mass, and the `costs` of pairs.
         - `num_pairs`: the number k of pairs, at most n.
 
         **Raises:** `ValueError` where a plan of this shape cannot be drawn from.
@@ -88,26 +129,17 @@ class Rows(AbstractDraw):
     by several rows, and others by none.
     """
 
-    def __call__(
-        self,
-        key: Array,
-        problem: PreparedProblem,
-        potentials: tuple[Float[Array, " n"], Float[Array, " m"]],
-        costs: Costs,
-        num_pairs: int,
-    ) -> Drawn:
+    def __call__(self, key: Array, joint: JointLaw, num_pairs: int) -> Drawn:
         key_rows, key_partners = jr.split(key)
-        n, _ = costs.shape
+        (n, m), costs = joint.shape, joint.costs
         i = jr.permutation(key_rows, n)[:num_pairs]
-        plan = transport_plan(problem, *potentials)
+        plan = transport_plan(joint.problem, *joint.potentials)
 
         def of_rows(block: Int[Array, " k"]) -> tuple[Float[Array, " k"], Float[Array, " k"]]:
-            law = n * rows(plan, block)
-            surprise = jnp.where(law > 0, law * -jnp.log(jnp.where(law > 0, law, 1)), 0)
-            paid = law * Costs(costs.x[block], costs.y, costs.cost).matrix()
-            return jnp.sum(surprise, axis=1), jnp.sum(paid, axis=1)
+            matrix = Costs(costs.x[block], costs.y, costs.cost).matrix()
+            return entropy_and_cost(n * rows(plan, block), matrix)
 
-        entropies, paid = by_rows(of_rows, jnp.arange(n), plan)
+        entropies, paid = by_rows(of_rows, jnp.arange(n), m)
         return Drawn(
             i,
             columns_of(plan, i, key_partners),
@@ -125,21 +157,14 @@ class Assignment(AbstractDraw):
     has converged, and no sample is used twice.
     """
 
-    def __call__(
-        self,
-        key: Array,
-        problem: PreparedProblem,
-        potentials: tuple[Float[Array, " n"], Float[Array, " m"]],
-        costs: Costs,
-        num_pairs: int,
-    ) -> Drawn:
-        n, m = costs.shape
+    def __call__(self, key: Array, joint: JointLaw, num_pairs: int) -> Drawn:
+        (n, m), costs = joint.shape, joint.costs
         if n != m:
             raise ValueError(
                 f"`x1` must hold as many samples as `x0` for `Assignment()`, {n}, got {m}; or draw "
                 "pairs by `Rows()`."
             )
-        partners = one_to_one(problem, *potentials)
+        partners = one_to_one(joint.problem, *joint.potentials)
         i = jr.permutation(key, n)[:num_pairs]
         paid = jnp.mean(jax.vmap(costs.cost)(costs.x, costs.y[partners]))
         column, zero = jnp.full((n,), 1 / n, paid.dtype), jnp.zeros_like(paid)

@@ -1,22 +1,23 @@
 """Pairs of fresh samples with all points of a data set, by a potential that was found before."""
 
-import math
-
 import equinox as eqx
 import jax
+import jax.lax as lax
 import jax.numpy as jnp
 import jax.random as jr
 from jaxtyping import Array, ArrayLike, Bool, Float, Int
 
 from .._arrays import constant, float_array, float_scalar, known_number
+from .._couplings import column_at
 from .._geometry import AbstractCloud
-from .._ground_cost import GroundCost, pairwise, SqEuclidean
+from .._ground_cost import GroundCost, SqEuclidean
+from .._reduction import map_pairs_with_sums, Pairs as Costs
 from .._results import RESULTS
 from .._solution import Solution
 from .._stochastic import SemidiscreteSolution
 from ._batches import all_finite, two_batches, vectors
-from ._coupling import AbstractCoupling, relative
-from ._pairs import Pairs
+from ._coupling import AbstractCoupling
+from ._pairs import Drawn, entropy_and_cost, evaluated, Pairs
 
 
 class Semidiscrete(AbstractCoupling):
@@ -130,39 +131,55 @@ class Semidiscrete(AbstractCoupling):
         g, masses, epsilon = (
             leaf.astype(x0.dtype) for leaf in constant((self.potential, self.masses, self.epsilon))
         )
-        costs = pairwise(self.cost, x0, x1)
-        alive = masses[None, :] > 0
-        independent = masses[None, :] / jnp.sum(masses)
-        mean = jnp.mean(jnp.sum(jnp.where(alive, costs, 0) * independent, axis=1))
+        independent = masses / jnp.sum(masses)
+        labels, drawn_labels = None, None
         if self.labels is not None:
             key_labels, key = jr.split(key)
-            alive = alive & _of_drawn_labels(key_labels, len(x0), self.labels, masses)
-        scores = jnp.where(alive, g[None, :] - costs, -jnp.inf)
-        soft = epsilon > 0
-        scale = jnp.where(soft, epsilon, 1)
-        logits = scores / scale + jnp.log(jnp.where(masses > 0, masses, 1))[None, :]
-        drawn, nearest = jr.categorical(key, logits, axis=1), jnp.argmax(scores, axis=1)
-        law = jnp.where(
-            soft, jax.nn.softmax(logits, axis=1), jax.nn.one_hot(nearest, m, dtype=x0.dtype)
+            labels = self.labels
+            drawn_labels = _drawn_labels(key_labels, len(x0), labels, masses)
+        level = jr.uniform(key, x0.shape[:1], x0.dtype)
+
+        def of_starts(block, level, label):
+            costs = block.matrix()
+            alive = jnp.broadcast_to(masses[None, :] > 0, costs.shape)
+            costs = jnp.where(alive, costs, 0)
+            if labels is not None:
+                alive &= labels[None, :] == label[:, None]
+            law = _law(costs, g, masses, epsilon, alive)
+            mean = jnp.sum(costs * independent[None, :], axis=1)
+            each = column_at(law, level), *entropy_and_cost(law, costs), mean
+            return each, jnp.matmul(jnp.ones_like(level), law, precision=lax.Precision.HIGHEST)
+
+        costs = Costs(x0, x1, self.cost)
+        (j, entropies, paid, means), sums = map_pairs_with_sums(
+            of_starts, costs, level, drawn_labels, sums=jnp.zeros_like(g)
         )
-        surprise = jnp.where(law > 0, law * -jnp.log(jnp.where(law > 0, law, 1)), 0)
-        paid = jnp.mean(jnp.sum(jnp.where(alive, costs, 0) * law, axis=1))
+        drawn = Drawn(jnp.arange(len(x0)), j, sums / len(x0), jnp.mean(entropies), jnp.mean(paid))
         valid = all_finite(x0, x1, g, masses)
-        return Pairs(
-            jnp.arange(len(x0)),
-            jnp.where(soft, drawn, nearest),
-            marginal_error=jnp.sum(jnp.abs(jnp.mean(law, axis=0) - independent[0])),
-            entropy=jnp.mean(jnp.sum(surprise, axis=1)) / (math.log(m) or 1),
-            relative_cost=relative(paid, mean),
-            result=RESULTS.where(valid, self.result, RESULTS.nonfinite_input),
-        )
+        result = RESULTS.where(valid, self.result, RESULTS.nonfinite_input)
+        return evaluated(drawn, independent, jnp.mean(means), result)
 
 
-def _of_drawn_labels(
+def _law(
+    costs: Float[Array, "k m"],
+    g: Float[Array, " m"],
+    masses: Float[Array, " m"],
+    epsilon: Float[Array, ""],
+    alive: Bool[Array, "k m"],
+) -> Float[Array, "k m"]:
+    """With what probability each start has which partner: at epsilon = 0 the nearest, surely."""
+    scores = jnp.where(alive, g[None, :] - costs, -jnp.inf)
+    soft = epsilon > 0
+    log_masses = jnp.log(jnp.where(masses > 0, masses, 1))
+    logits = scores / jnp.where(soft, epsilon, 1) + log_masses[None, :]
+    nearest = jax.nn.one_hot(jnp.argmax(scores, axis=1), len(g), dtype=g.dtype)
+    return jnp.where(soft, jax.nn.softmax(logits, axis=1), nearest)
+
+
+def _drawn_labels(
     key: Array, num: int, labels: Int[Array, " m"], masses: Float[Array, " m"]
-) -> Bool[Array, "num m"]:
-    """Which points are of the label that each start draws: each label as often as there is mass of
-    it, up to one."""
+) -> Int[Array, " num"]:
+    """The label that each start draws: each as often as there is mass of it, up to one."""
     key_order, key_level = jr.split(key)
     order = jnp.argsort(labels)
     cumulative = jnp.cumsum(masses[order])
@@ -170,5 +187,4 @@ def _of_drawn_labels(
     turns = jr.permutation(key_order, num).astype(masses.dtype)
     levels = turns + jr.uniform(key_level, (), masses.dtype)
     place = jnp.searchsorted(cumulative, levels / num * cumulative[-1], side="right")
-    drawn = labels[order][jnp.minimum(place, len(labels) - 1)]
-    return labels[None, :] == drawn[:, None]
+    return labels[order][jnp.minimum(place, len(labels) - 1)]

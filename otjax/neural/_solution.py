@@ -5,7 +5,7 @@ import jax
 import jax.numpy as jnp
 from jaxtyping import Array, ArrayLike, Float
 
-from .._arrays import float_array
+from .._arrays import points_like
 from .._results import RESULTS
 from ._frame import Frame
 from ._methods import Map, Potential
@@ -79,8 +79,5 @@ class NeuralMap(eqx.Module):
         return jnp.sum(x * y) - self.networks[0](x)
 
     def _points(self, points: ArrayLike, name: str) -> Float[Array, "k d"]:
-        size, dtype = len(self.frame.source), self.frame.source.dtype
-        points = float_array(points, name, "k d").astype(dtype)
-        if points.shape[1] != size:
-            raise ValueError(f"`{name}` must have points of {size} numbers, got {points.shape}.")
-        return points
+        source = self.frame.source
+        return points_like(points, name, len(source), source.dtype)
