@@ -8,6 +8,7 @@ import jax.random as jr
 from jaxtyping import Array, ArrayLike, Bool, Float, Int
 
 from .._arrays import constant, float_array, float_scalar, known_number
+from .._control import cond_any
 from .._couplings import column_at
 from .._geometry import AbstractCloud
 from .._ground_cost import GroundCost, SqEuclidean
@@ -169,11 +170,16 @@ def _law(
 ) -> Float[Array, "k m"]:
     """With what probability each start has which partner: at epsilon = 0 the nearest, surely."""
     scores = jnp.where(alive, g[None, :] - costs, -jnp.inf)
-    soft = epsilon > 0
-    log_masses = jnp.log(jnp.where(masses > 0, masses, 1))
-    logits = scores / jnp.where(soft, epsilon, 1) + log_masses[None, :]
-    nearest = jax.nn.one_hot(jnp.argmax(scores, axis=1), len(g), dtype=g.dtype)
-    return jnp.where(soft, jax.nn.softmax(logits, axis=1), nearest)
+
+    def soft() -> Float[Array, "k m"]:
+        log_masses = jnp.log(jnp.where(masses > 0, masses, 1))
+        logits = scores / jnp.where(epsilon > 0, epsilon, 1) + log_masses[None, :]
+        return jax.nn.softmax(logits, axis=1)
+
+    def nearest() -> Float[Array, "k m"]:
+        return jax.nn.one_hot(jnp.argmax(scores, axis=1), len(g), dtype=g.dtype)
+
+    return cond_any(epsilon > 0, soft, nearest)
 
 
 def _drawn_labels(
