@@ -479,10 +479,15 @@ def test_wrong_structure_is_found_while_tracing():
         jax.jit(lambda a: otjax.solve(otjax.EntropicProblem(CLOUD, a)).value)(jnp.ones(3))
 
 
-def test_numbers_instead_of_points_and_a_batch_of_clouds_get_advice_of_their_own():
+def test_numbers_instead_of_points_images_and_batches_get_advice_of_their_own():
     numbers = jnp.linspace(0.0, 1.0, 5)
     with pytest.raises(ValueError, match=r"`x` must have axes .* `\[:, None\]`"):
         otjax.sinkhorn_divergence(numbers, numbers)
+    image = jnp.full((2, 3), 1 / 6)
+    with pytest.raises(ValueError, match=r"`a` must have axes .* `\.ravel\(\)`; .* `jax.vmap`"):
+        otjax.EntropicProblem(otjax.CostMatrix(jnp.ones((6, 6))), image)
+    with pytest.raises(ValueError, match=r"`masses` must have axes .* `\.reshape\(k, -1\)`"):
+        otjax.barycenter(otjax.CostMatrix(jnp.ones((6, 6))), image[None], epsilon=1.0)
     clouds = jnp.zeros((2, 5, 2))
     with pytest.raises(ValueError, match=r"`x` must have axes .* `jax.vmap`"):
         otjax.sinkhorn_divergence(clouds, clouds)
