@@ -1,13 +1,15 @@
 """What the scripts that train generators share: the loop, checkpoints, images, pictures."""
 
+import contextlib
 import dataclasses
 import gzip
 import json
 import math
 import os
+import signal
 import sys
 import zlib
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any, NamedTuple, NoReturn
 
@@ -16,6 +18,7 @@ import jax
 import jax.numpy as jnp
 import jax.random as jr
 import numpy as np
+import tyro
 from jaxtyping import Array, Float
 from matplotlib.figure import Figure
 from sklearn.datasets import load_digits
@@ -78,6 +81,15 @@ class Progress(NamedTuple):
 def fail(message: str) -> NoReturn:
     print(f"error: {message}", file=sys.stderr)
     raise SystemExit(2)
+
+
+def run_script(main: Callable[[Any], None], config: type) -> None:
+    """Runs `main` with the options of the command line; Ctrl-C ends it with one line."""
+    try:
+        main(tyro.cli(config))
+    except KeyboardInterrupt as end:
+        print(end if end.args else "\ninterrupted.", file=sys.stderr)
+        raise SystemExit(130) from None  # as shells have it for what was interrupted
 
 
 def check_options(options: Options) -> None:
@@ -144,6 +156,22 @@ def save(path: Path, options: Options, progress: Progress) -> None:
     temporary.replace(path)
 
 
+@contextlib.contextmanager
+def noted_interrupts() -> Iterator[list[int]]:
+    """Within it Ctrl-C is noted, so that a step can end; a second one does not wait for that."""
+    noted = []
+
+    def note(number: int, _: Any) -> None:
+        noted.append(number)
+        signal.signal(signal.SIGINT, signal.default_int_handler)
+
+    before = signal.signal(signal.SIGINT, note)
+    try:
+        yield noted
+    finally:
+        signal.signal(signal.SIGINT, before)
+
+
 def train(
     options: Options,
     trainer_at: Callable[[int], Trainer],
@@ -152,18 +180,20 @@ def train(
     path: Path,
     names: tuple[str, ...],
 ) -> Progress:
-    """Trains to the end or to `stop_after`, with checkpoints at `path`.
+    """Trains to the end or to `stop_after`, with checkpoints at `path`, one of them at Ctrl-C.
 
     `trainer_at` gives the trainer of a step; `names` are the metrics to keep as curves, the first
     of which the progress bar shows too.
     """
     state, curves = progress
     stop, saved, pending = options.stop_after or options.steps, int(state.step), []
-    with tqdm(initial=saved, total=options.steps, unit="step", desc=path.parent.name) as bar:
+    bar = tqdm(initial=saved, total=options.steps, unit="step", desc=path.parent.name)
+    with noted_interrupts() as interrupts, bar:
         for step in range(saved + 1, stop + 1):
             state, metrics = trainer_at(step - 1).step(state, data)
             pending.append(metrics)
-            at_checkpoint = step % options.checkpoint_interval == 0 or step == stop
+            at_end = step == stop or bool(interrupts)
+            at_checkpoint = step % options.checkpoint_interval == 0 or at_end
             if not (at_checkpoint or step % FETCH_INTERVAL == 0):
                 continue
             for number, row in enumerate(jax.device_get(pending), step - len(pending) + 1):
@@ -180,6 +210,12 @@ def train(
             if at_checkpoint:
                 save(path, options, Progress(state, curves))
                 saved = step
+            if at_end:
+                break
+    if interrupts:
+        raise KeyboardInterrupt(
+            f"{path.parent.name}: stopped after step {saved} of {options.steps}; --resume goes on."
+        )
     return Progress(state, curves)
 
 

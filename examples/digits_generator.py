@@ -9,14 +9,17 @@ training digits from them: the floor for a generator that repeats its data. One 
 data may fall below that floor; its total variance is then less. Needs `otjax[examples]`.
 """
 
+import contextlib
 import dataclasses
 import json
 import math
 import os
+import signal
 import sys
 import time
+from collections.abc import Iterator
 from pathlib import Path
-from typing import NoReturn
+from typing import Any, NoReturn
 
 import equinox as eqx
 import jax
@@ -138,9 +141,26 @@ def train_step(
     return new, loss, jnp.max(solver_steps)
 
 
+@contextlib.contextmanager
+def noted_interrupts() -> Iterator[list[int]]:
+    """Within it Ctrl-C is noted, so that a step can end; a second one does not wait for that."""
+    noted = []
+
+    def note(number: int, _: Any) -> None:
+        noted.append(number)
+        signal.signal(signal.SIGINT, signal.default_int_handler)
+
+    before = signal.signal(signal.SIGINT, note)
+    try:
+        yield noted
+    finally:
+        signal.signal(signal.SIGINT, before)
+
+
 def train(config: Config, state: State, data: Float[Array, "n 64"], path: Path) -> State:
     stop, saved = config.stop_after or config.steps, int(state.step)
-    with tqdm(initial=saved, total=config.steps, unit="step") as bar:
+    bar = tqdm(initial=saved, total=config.steps, unit="step")
+    with noted_interrupts() as interrupts, bar:
         for step in range(saved + 1, stop + 1):
             new, loss, solver_steps = train_step(state, data, config)
             if not math.isfinite(float(loss)):
@@ -151,9 +171,14 @@ def train(config: Config, state: State, data: Float[Array, "n 64"], path: Path) 
             state, unconverged = new, int(new.unconverged)
             bar.set_postfix(loss=f"{loss:.3f}", solver=int(solver_steps), unconverged=unconverged)
             bar.update()
-            if step % config.checkpoint_interval == 0 or step == stop:
+            at_end = step == stop or bool(interrupts)
+            if at_end or step % config.checkpoint_interval == 0:
                 save(path, config, state)
                 saved = step
+            if at_end:
+                break
+    if interrupts:
+        raise KeyboardInterrupt(f"stopped after step {saved} of {config.steps}; --resume goes on.")
     return state
 
 
@@ -278,4 +303,8 @@ def main(config: Config) -> None:
 
 
 if __name__ == "__main__":
-    main(tyro.cli(Config))
+    try:
+        main(tyro.cli(Config))
+    except KeyboardInterrupt as end:
+        print(end if end.args else "\ninterrupted.", file=sys.stderr)
+        raise SystemExit(130) from None  # as shells have it for what was interrupted

@@ -24,7 +24,6 @@ import jax.numpy as jnp
 import jax.random as jr
 import numpy as np
 import optax
-import tyro
 from common import (
     check_options,
     CodedNoise,
@@ -36,6 +35,7 @@ from common import (
     make_directory,
     Options,
     report_device,
+    run_script,
     start,
     train,
 )
@@ -251,4 +251,4 @@ def main(config: Config) -> None:
 
 
 if __name__ == "__main__":
-    main(tyro.cli(Config))
+    run_script(main, Config)

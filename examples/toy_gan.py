@@ -21,7 +21,6 @@ import jax.numpy as jnp
 import jax.random as jr
 import numpy as np
 import optax
-import tyro
 from common import (
     check_options,
     CodedNoise,
@@ -30,6 +29,7 @@ from common import (
     make_directory,
     Options,
     report_device,
+    run_script,
     start,
     train,
 )
@@ -242,4 +242,4 @@ def main(config: Config) -> None:
 
 
 if __name__ == "__main__":
-    main(tyro.cli(Config))
+    run_script(main, Config)

@@ -21,8 +21,7 @@ import jax.numpy as jnp
 import jax.random as jr
 import numpy as np
 import optax
-import tyro
-from common import check_seed, fail, make_directory, report_device
+from common import check_seed, fail, make_directory, report_device, run_script
 from evaluation import print_table
 from jaxtyping import Array, Float
 from matplotlib.figure import Figure
@@ -222,4 +221,4 @@ def main(config: Config) -> None:
 
 
 if __name__ == "__main__":
-    main(tyro.cli(Config))
+    run_script(main, Config)

@@ -15,6 +15,11 @@ from ._precision import needs_precision, needs_precision_to_the_end
 Tree = TypeVar("Tree")
 
 _ACCEPTED = (jnp.dtype("float32"), jnp.dtype("float64"))
+_BATCH = "for a batch of problems use `jax.vmap`"
+_TOO_MANY_AXES = {  # what is probably meant, by the axes that are wanted
+    "points": f"flatten it by `.ravel()`; {_BATCH}",
+    "k n": "flatten each by `.reshape(k, -1)`",
+}
 
 
 def float_array(value: ArrayLike, name: str, axes: str) -> Float[Array, "..."]:
@@ -42,11 +47,11 @@ def float_array(value: ArrayLike, name: str, axes: str) -> Float[Array, "..."]:
         )
     ndim = len(axes.split())
     if array.ndim != ndim:
-        advice = (
-            "one number for each point is an axis of length 1, `[:, None]`"
-            if array.ndim < ndim and axes.endswith(" d")
-            else "for a batch of problems use `jax.vmap`"
-        )
+        advice = _BATCH
+        if array.ndim > ndim:
+            advice = _TOO_MANY_AXES.get(axes, _BATCH)
+        elif axes.endswith(" d"):
+            advice = "one number for each point is an axis of length 1, `[:, None]`"
         raise ValueError(f"`{name}` must have axes ({axes}), got shape {array.shape}; {advice}.")
     if 0 in array.shape:
         raise ValueError(f"`{name}` must not be empty, got shape {array.shape}.")

@@ -61,14 +61,31 @@ def checked_cost(cost: GroundCost, x: Float[Array, " d"], y: Float[Array, " d"])
         raise ValueError(f"`cost` must be a callable (x_i, y_j) -> scalar, got {cost!r}.")
     if isinstance(cost, type):
         raise ValueError(f"`cost` must be an instance: pass `{cost.__name__}()`.")
-    if not isinstance(cost, AbstractGroundCost):
-        one = jax.eval_shape(cost, x, y)
-        if getattr(one, "shape", None) != () or one.dtype != x.dtype:
-            raise ValueError(
-                "`cost` must return a scalar of the dtype of the points for one `x_i` of "
-                f"shape {x.shape} and one `y_j`, got {one}."
+    if degree(cost) is None:  # not one of this library, which take points of any length
+        _check_costs(cost, x, y, "a scalar", ())
+        if isinstance(cost, AbstractGroundCost):
+            _check_costs(
+                cost.pairwise, x[None], y[None], "a matrix of one entry by `pairwise`", (1, 1)
             )
     return cost
+
+
+def _check_costs(
+    function: Callable[[Array, Array], Array], x: Array, y: Array, what: str, shape: tuple[int, ...]
+) -> None:
+    given = f"`x_i` of shape {x.shape[-1:]} and one `y_j` of shape {y.shape[-1:]}"
+    try:
+        costs = jax.eval_shape(function, x, y)
+    except Exception as error:  # whatever the code of a user raises
+        told = str(error).partition("\n")[0]
+        raise ValueError(
+            f"`cost` cannot be computed for one {given}. It raised {type(error).__name__}: {told}"
+        ) from error
+    if getattr(costs, "shape", None) != shape or costs.dtype != x.dtype:
+        raise ValueError(
+            f"`cost` must return {what} of the dtype of the points, {x.dtype}, for one {given}, "
+            f"got {costs}."
+        )
 
 
 class Flipped(eqx.Module):

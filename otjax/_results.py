@@ -63,8 +63,8 @@ class RESULTS(eqx.Enumeration):
         "and mark absent points by mass 0."
     )
     unequal_mass = (
-        "The masses `a` and `b` of a balanced problem must have the same total. Normalise them, "
-        "or pass `marginals=otjax.Unbalanced(rho)`."
+        "The measures of a balanced problem must have the same total mass. Divide the masses of "
+        "each by their sum, or pass `marginals=otjax.Unbalanced(rho)` where there are `marginals`."
     )
     invalid_epsilon = (
         "`epsilon` must be finite and positive, in units of the cost. Pass a positive `epsilon`."

@@ -424,15 +424,86 @@ def test_options_are_keyword_only(call):
         call()
 
 
+class Mahalanobis(eqx.Module):
+    matrix: jax.Array
+
+    def __call__(self, x, y):
+        return jnp.sum(jnp.square(self.matrix @ (x - y)))
+
+
+class OnlyBlocksRaise(otjax.AbstractGroundCost):
+    matrix: jax.Array
+
+    def __call__(self, x, y):
+        return jnp.sum(jnp.square(x - y))
+
+    def pairwise(self, x, y):
+        return jnp.sum(jnp.square((x[:, None] - y[None]) @ self.matrix), axis=2)
+
+
+THREE = jnp.arange(1.0, 4.0)  # weights of points of three coordinates, where there are two
+
+
+@pytest.mark.parametrize(
+    "cost",
+    [
+        lambda x, y: jnp.sum(THREE * jnp.square(x - y)),
+        Mahalanobis(jnp.diag(THREE)),
+        OnlyBlocksRaise(jnp.diag(THREE)),
+    ],
+    ids=["callable", "module", "blocks"],
+)
+@pytest.mark.parametrize(
+    "call",
+    [
+        lambda cost: otjax.PointCloud(X, Y, cost=cost),
+        lambda cost: jax.jit(lambda x: otjax.sinkhorn_divergence(x, Y, cost=cost))(X),
+        lambda cost: otjax.sliced_plan(X, Y, cost=cost, key=jax.random.key(0)),
+    ],
+    ids=["cloud", "divergence", "slices"],
+)
+def test_a_cost_that_raises_is_told_with_the_shapes_and_what_it_raised(cost, call, unchecked):
+    told = (
+        r"^`cost` .* `x_i` of shape \(2,\) and one `y_j` of shape \(2,\)\. It raised TypeError: \w"
+    )
+    with pytest.raises(ValueError, match=told) as raised:
+        call(cost)
+    assert isinstance(raised.value.__cause__, TypeError)
+
+
+def test_on_the_line_and_on_grids_a_point_has_one_coordinate():
+    matrix = Mahalanobis(jnp.eye(2))
+    for call in (
+        lambda: otjax.transport_1d(X[:, 0], Y[:, 0], cost=matrix),
+        lambda: otjax.Grid((np.arange(3.0), np.arange(4.0)), cost=matrix),
+    ):
+        with pytest.raises(ValueError, match=r"^`cost` .* `x_i` of shape \(1,\)"):
+            call()
+
+
+def test_a_cost_whose_block_is_of_another_shape_is_refused(unchecked):
+    class Sums(OnlyBlocksRaise):
+        def pairwise(self, x, y):
+            return jnp.sum(x - y[:1], axis=1)
+
+    with pytest.raises(ValueError, match=r"`cost` must return .* `pairwise`"):
+        otjax.PointCloud(X, Y, cost=Sums(jnp.eye(2)))
+
+
 def test_wrong_structure_is_found_while_tracing():
     with pytest.raises(ValueError, match="`a`"):
         jax.jit(lambda a: otjax.solve(otjax.EntropicProblem(CLOUD, a)).value)(jnp.ones(3))
 
 
-def test_numbers_instead_of_points_and_a_batch_of_clouds_get_advice_of_their_own():
+def test_numbers_instead_of_points_images_and_batches_get_advice_of_their_own():
     numbers = jnp.linspace(0.0, 1.0, 5)
     with pytest.raises(ValueError, match=r"`x` must have axes .* `\[:, None\]`"):
         otjax.sinkhorn_divergence(numbers, numbers)
+    image = jnp.full((2, 3), 1 / 6)
+    with pytest.raises(ValueError, match=r"`a` must have axes .* `\.ravel\(\)`; .* `jax.vmap`"):
+        otjax.EntropicProblem(otjax.CostMatrix(jnp.ones((6, 6))), image)
+    with pytest.raises(ValueError, match=r"`masses` must have axes .* `\.reshape\(k, -1\)`"):
+        otjax.barycenter(otjax.CostMatrix(jnp.ones((6, 6))), image[None], epsilon=1.0)
     clouds = jnp.zeros((2, 5, 2))
     with pytest.raises(ValueError, match=r"`x` must have axes .* `jax.vmap`"):
         otjax.sinkhorn_divergence(clouds, clouds)

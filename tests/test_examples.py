@@ -2,7 +2,9 @@
 
 import json
 import os
+import re
 import runpy
+import signal
 import subprocess
 import sys
 from pathlib import Path
@@ -25,16 +27,20 @@ def compile_cache(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 @pytest.fixture
-def run(compile_cache: Path, tmp_path: Path):
+def environment(compile_cache: Path) -> dict[str, str]:
+    return os.environ | {
+        "JAX_PLATFORMS": "cpu",
+        "JAX_DISABLE_MOST_OPTIMIZATIONS": "1",
+        "JAX_COMPILATION_CACHE_DIR": str(compile_cache),
+        "JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS": "0",
+    }
+
+
+@pytest.fixture
+def run(environment, tmp_path: Path):
     """Runs an example as a user does, in a process of its own."""
 
     def run(script: str, *options: str | Path) -> subprocess.CompletedProcess[str]:
-        environment = os.environ | {
-            "JAX_PLATFORMS": "cpu",
-            "JAX_DISABLE_MOST_OPTIMIZATIONS": "1",
-            "JAX_COMPILATION_CACHE_DIR": str(compile_cache),
-            "JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS": "0",
-        }
         command = [sys.executable, EXAMPLES / script, *options]
         return subprocess.run(
             command, env=environment, cwd=tmp_path, capture_output=True, text=True, check=False
@@ -79,6 +85,61 @@ def test_digits_resume_is_bitwise(run, tmp_path: Path):
     broken = run("digits_generator.py", *options, "--output", parts, "--resume")
     assert broken.returncode == 2
     assert "is not a checkpoint of this script" in broken.stderr
+
+
+@pytest.fixture
+def interrupted(environment, tmp_path: Path):
+    """Presses Ctrl-C once an example has shown a first step, or a stage."""
+
+    def interrupted(script: str, *options: str | Path) -> tuple[int, str]:
+        command = [sys.executable, EXAMPLES / script, *options]
+        with subprocess.Popen(
+            command, env=environment, cwd=tmp_path, stderr=subprocess.PIPE, text=True
+        ) as process:
+            assert process.stderr is not None
+            told = ""
+            while not re.search(r" [1-9]\d*/\d+ ", told):  # of the progress bar
+                character = process.stderr.read(1)
+                assert character, told
+                told += character
+            process.send_signal(signal.SIGINT)
+            told = process.stderr.read()
+        return process.returncode, told
+
+    return interrupted
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize(
+    ("script", "options", "folder"),
+    [
+        ("digits_generator.py", TINY_DIGITS, ""),
+        ("toy_gan.py", "--batch 16 --width 8".split(), ""),
+        ("flow_matching.py", "--method cfm --batch 16 --width 8".split(), "cfm"),
+    ],
+)
+def test_ctrl_c_ends_with_one_line_and_a_checkpoint(
+    run, interrupted, tmp_path: Path, script, options, folder
+):
+    options = [*options, "--steps", "1000000", "--output", tmp_path / "out"]
+    code, told = interrupted(script, *options)
+    assert code == 130 and "Traceback" not in told
+    last = re.split(r"[\r\n]+", told.strip())[-1]
+    found = re.fullmatch(r"(?:\w+: )?stopped after step (\d+) of 1000000; --resume goes on\.", last)
+    assert found, told
+    assert (tmp_path / "out" / folder / "checkpoint.eqx").exists()
+    # Its number of steps is that of the checkpoint: going on for one step ends after the next.
+    following = str(int(found[1]) + 1)
+    after = run(script, *options, "--resume", "--stop-after", following)
+    assert after.returncode == 0, after.stderr
+    assert f"stopped after step {following}" in after.stdout
+
+
+@pytest.mark.slow
+def test_ctrl_c_where_there_is_no_checkpoint(interrupted):
+    code, told = interrupted("vanishing_gradients.py", *"--batch 16 --width 8 --steps 8000".split())
+    assert code == 130 and "Traceback" not in told
+    assert told.endswith("\ninterrupted.\n")
 
 
 @pytest.mark.slow

@@ -6,7 +6,6 @@ import os
 import re
 import subprocess
 import sys
-import textwrap
 from pathlib import Path
 
 import helpers
@@ -70,17 +69,19 @@ def test_the_python_of_a_page_runs_in_one_go(page):
 
 
 def _tabs(page):
-    """The code shared by all, and for each task its tabs: a title and the code."""
+    """The blocks under a name, with their task, and the code shared by all, which has none."""
     first, *tasks = re.split(r"^## ", page.read_text(), flags=re.MULTILINE)
     del first
     shared = ""
     for task in tasks:
         title = task.splitlines()[0]
-        shared += "".join(re.findall(r"^```python\n(.*?)^```", task, re.MULTILINE | re.DOTALL))
         for tab, body in re.findall(
-            r'^=== "(.*?)"\n\n    ```python\n(.*?)^    ```', task, re.MULTILINE | re.DOTALL
+            r"^(?:\*\*(.*?)\*\*\n\n)?```python\n(.*?)^```", task, re.MULTILINE | re.DOTALL
         ):
-            yield title, tab, textwrap.dedent(body), shared
+            if tab:
+                yield title, tab, body, shared
+            else:
+                shared += body
 
 
 @pytest.fixture(scope="module")

@@ -7,7 +7,7 @@ import lineax as lx
 from jaxtyping import Array, ArrayLike, Bool, Float, Int
 
 from .._arrays import float_scalar
-from .._ground_cost import GroundCost, SqEuclidean
+from .._ground_cost import checked_cost, GroundCost, SqEuclidean
 from .._results import raise_unless_successful, RESULTS
 from ._dual import along, potentials, transport_cost
 from ._measure import line_points, optional_masses, valid_pair
@@ -95,14 +95,7 @@ def transport_1d(
     change if numbers are invalid and `throw` is true.
     """
     x, y = line_points(x, y)
-    if not callable(cost) or isinstance(cost, type):
-        raise ValueError(f"`cost` must be a callable (x_i, y_j) -> scalar, got {cost!r}.")
-    one = jax.eval_shape(cost, x[:1], y[:1])
-    if getattr(one, "shape", None) != () or one.dtype != x.dtype:
-        raise ValueError(
-            "`cost` must return a scalar of the dtype of the points for one `x_i` of shape (1,) "
-            f"and one `y_j`, got {one}."
-        )
+    cost = checked_cost(cost, x[:1], y[:1])
     a = optional_masses(a, "a", x.shape[0], x.dtype)
     b = optional_masses(b, "b", y.shape[0], y.dtype)
     solution = _transport_1d(x, y, a, b, cost)

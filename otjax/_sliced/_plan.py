@@ -7,7 +7,7 @@ import jax.numpy as jnp
 import lineax as lx
 from jaxtyping import Array, ArrayLike, Float, Int, PRNGKeyArray
 
-from .._ground_cost import GroundCost, SqEuclidean
+from .._ground_cost import checked_cost, GroundCost, SqEuclidean
 from .._line._staircase import matching, Staircase, staircase
 from .._line._transport import sparse_plan
 from .._results import raise_unless_successful, RESULTS
@@ -74,14 +74,7 @@ def sliced_plan(
     change if numbers are invalid and `throw` is true.
     """
     given = clouds(x, y, a, b)
-    if not callable(cost) or isinstance(cost, type):
-        raise ValueError(f"`cost` must be a callable (x_i, y_j) -> scalar, got {cost!r}.")
-    one = jax.eval_shape(cost, given.x[0], given.y[0])
-    if getattr(one, "shape", None) != () or one.dtype != given.x.dtype:
-        raise ValueError(
-            "`cost` must return a scalar of the dtype of the points for one `x_i` of shape "
-            f"{given.x[0].shape} and one `y_j`, got {one}."
-        )
+    cost = checked_cost(cost, given.x[0], given.y[0])
     directions = random_directions(key, num_projections, given.x.shape[1], given.x.dtype)
     chunk = chunk_size(None, num_projections, given.x.size + given.y.size)
     found = _sliced_plan(given, cost, directions, chunk)
