@@ -63,8 +63,9 @@ class RESULTS(eqx.Enumeration):
         "and mark absent points by mass 0."
     )
     unequal_mass = (
-        "The measures of a balanced problem must have the same total mass. Divide the masses of "
-        "each by their sum, or pass `marginals=otjax.Unbalanced(rho)` where there are `marginals`."
+        "The masses of a balanced problem, `a` and `b` or those of all measures of a barycentre, "
+        "must have the same total. Divide each by its sum, or pass "
+        "`marginals=otjax.Unbalanced(rho)` where there are `marginals`."
     )
     invalid_epsilon = (
         "`epsilon` must be finite and positive, in units of the cost. Pass a positive `epsilon`."
