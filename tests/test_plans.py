@@ -8,6 +8,7 @@ import numpy as np
 import pytest
 
 import otjax
+from otjax._couplings import column_at
 
 
 def solution(engine="dense", **kwargs):
@@ -31,6 +32,19 @@ def test_samples_follow_the_plan(engine):
     row = plan.sum(1).argmax()
     frequencies = np.bincount(partners[:, row], minlength=plan.shape[1]) / 400
     np.testing.assert_allclose(frequencies, plan[row] / plan[row].sum(), atol=0.1)
+
+
+def test_rounding_never_draws_a_column_without_mass():
+    keys = jr.split(jr.key(0))
+    law = jr.uniform(keys[0], (20000,), "float32")
+    law = jnp.where(jr.uniform(keys[1], (20000,)) < 0.1, law, 0)
+    cumulative = np.asarray(jnp.cumsum(law[None, :], axis=1))[0]
+    step = np.diff(cumulative, prepend=0)
+    (wrong,) = np.nonzero((step > 0) & (np.asarray(law) == 0))
+    assert len(wrong)  # sums differ by rounding where they are the same
+    level = jnp.asarray(cumulative[wrong - 1] / cumulative[-1])
+    drawn = column_at(jnp.broadcast_to(law, (len(wrong), 20000)), level)
+    assert np.all(law[drawn] > 0)
 
 
 @pytest.mark.parametrize("engine", ["dense", "streamed"])
