@@ -8,6 +8,7 @@ import inspect
 import json
 import pathlib
 import re
+import runpy
 import subprocess
 import sys
 import tomllib
@@ -70,7 +71,6 @@ def _code_blocks(page, language):
     "page",
     [
         "README.md",
-        pytest.param("docs/guide.md", marks=pytest.mark.slow),
         pytest.param("docs/extending.md", marks=pytest.mark.slow),
         pytest.param("docs/devices.md", marks=pytest.mark.slow),
     ],
@@ -140,6 +140,19 @@ def test_the_reference_lists_nothing_else():
     listed = re.findall(r"^::: otjax\.([\w.]+)$", REFERENCE, re.MULTILINE)
     assert set(listed) <= set(PUBLIC)
     assert len(listed) == len(set(listed))
+
+
+def test_each_part_of_the_reference_has_its_page_in_the_guide():
+    hook = runpy.run_path(str(ROOT / "docs" / "members.py"))
+    pages = {page: page.read_text() for page in (ROOT / "docs" / "guide").glob("*.md")}
+    asked = [name for text in pages.values() for name in re.findall(r"{{members: (.+)}}", text)]
+    assert sorted("; ".join(asked).split("; ")) == sorted(hook["sections"]())
+    made = "".join(map(hook["on_page_markdown"], pages.values()))
+    listed = re.findall(r"^- \[`[^`]+`\]\[otjax\.([\w.]+)\]: \S", made, re.MULTILINE)
+    assert sorted(listed) == sorted(name for name in PUBLIC if not name.startswith("plot."))
+    assert "[`PointCloud(x, y, *, cost=SqEuclidean(), engine=None)`][otjax.PointCloud]" in made
+    nav = (ROOT / "mkdocs.yml").read_text()
+    assert all(f"- guide/{page.name}\n" in nav for page in pages)
 
 
 def test_one_version_everywhere():

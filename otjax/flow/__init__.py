@@ -49,6 +49,7 @@ from ._pairs import (
     AbstractDraw as AbstractDraw,
     Assignment as Assignment,
     Drawn as Drawn,
+    JointLaw as JointLaw,
     Pairs as Pairs,
     Rows as Rows,
 )
