@@ -7,9 +7,9 @@ import jax
 import jax.numpy as jnp
 from jaxtyping import PyTree
 
-from ._geometry import AbstractGeometry, AbstractPlan
+from ._geometry import AbstractCloud, AbstractGeometry, AbstractPlan
 from ._problem import EntropicProblem
-from ._reduction import device_memory
+from ._reduction import device_memory, least_rows, Pairs, working_memory
 
 
 # A solve holds the geometry, a plan, and what is made on the way to the next one; its gradient, and
@@ -53,8 +53,17 @@ def memory_needed(problem: EntropicProblem) -> Memory:
 
     geometry, plan = eqx.filter_eval_shape(_held, problem)
     held, made = _bytes(geometry), _bytes(plan)
-    of = lambda plans: held + plans * made + problem.geometry.working_memory
+    on_the_way = _made_on_the_way(problem.geometry)
+    of = lambda plans: held + plans * made + on_the_way
     return Memory(of(_PLANS_OF_SOLVE), of(_PLANS_OF_GRADIENT), device_memory())
+
+
+def _made_on_the_way(geometry: AbstractGeometry) -> int:
+    """The bytes of a block of rows, which are more where points have many coordinates."""
+    rows = 1
+    if isinstance(geometry, AbstractCloud):
+        rows = least_rows(Pairs(geometry.x, geometry.y, geometry.cost))
+    return working_memory(geometry.shape, geometry.dtype, rows)
 
 
 @eqx.filter_jit  # only for its cache of shapes

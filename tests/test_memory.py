@@ -7,21 +7,29 @@ import pytest
 import otjax
 
 
-def problem(engine, n=1000, m=1500):
+def problem(engine, n=1000, m=1500, d=3):
     cloud = otjax.PointCloud(
-        jnp.zeros((n, 3), jnp.float32), jnp.ones((m, 3), jnp.float32), engine=engine
+        jnp.zeros((n, d), jnp.float32), jnp.ones((m, d), jnp.float32), engine=engine
     )
     return otjax.EntropicProblem(cloud, epsilon=0.1)
 
 
-@pytest.mark.parametrize("engine", [otjax.Dense(), otjax.Streamed()])
-def test_it_is_what_the_compiler_counts(engine):
+@pytest.mark.parametrize(
+    ("engine", "sizes"),
+    [
+        (otjax.Dense(), (1000, 1500)),
+        (otjax.Streamed(), (1000, 1500)),
+        (otjax.Streamed(), (1000, 20_000, 64)),  # larger blocks
+    ],
+)
+def test_it_is_what_the_compiler_counts(engine, sizes):
     """Of a gradient too, and never less than half of it."""
-    needed = otjax.memory_needed(problem(engine))
+    given = problem(engine, *sizes)
+    needed = otjax.memory_needed(given)
     value = lambda problem: otjax.solve(problem, throw=False).value
 
     def counted(function):
-        return jax.jit(function).lower(problem(engine)).compile().memory_analysis()
+        return jax.jit(function).lower(given).compile().memory_analysis()
 
     solve, gradient = (counted(f).temp_size_in_bytes for f in (value, jax.grad(value)))
     assert 0.5 * solve <= needed.solve <= 3 * solve

@@ -8,7 +8,6 @@ import jax.numpy as jnp
 from jaxtyping import Array, Bool, Float, Int
 
 from .._ground_cost import GroundCost
-from .._reduction import working_memory
 
 
 class AbstractPlan(eqx.Module):
@@ -80,11 +79,6 @@ class AbstractGeometry(eqx.Module):
     @abc.abstractmethod
     def dtype(self) -> jnp.dtype:
         """float32 or float64."""
-
-    @property
-    def working_memory(self) -> int:
-        """About the bytes of what is made on the way to a soft minimum, beside what is held."""
-        return working_memory(self.shape, self.dtype)
 
     @property
     @abc.abstractmethod

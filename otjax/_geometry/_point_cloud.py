@@ -19,11 +19,9 @@ from .._ground_cost import (
 from .._reduction import (
     AbstractEngine,
     default_engine,
-    least_rows,
     Pairs,
     softmin,
     Streamed,
-    working_memory,
 )
 from .._unit import excess_exponent, power_of_two
 from ._base import (
@@ -184,10 +182,6 @@ class PointCloud(AbstractCloud, AbstractCostGeometry, AbstractSpatialGeometry):
             power_of_two(exponent, self.dtype),
             Partners(rows, columns),
         )
-
-    @property
-    def working_memory(self) -> int:
-        return working_memory(self.shape, self.dtype, least_rows(self._pairs))
 
     @property
     def holds_costs(self) -> bool:
