@@ -71,6 +71,7 @@ def _code_blocks(page, language):
     [
         "README.md",
         pytest.param("docs/guide.md", marks=pytest.mark.slow),
+        pytest.param("docs/theory.md", marks=pytest.mark.slow),
         pytest.param("docs/extending.md", marks=pytest.mark.slow),
         pytest.param("docs/devices.md", marks=pytest.mark.slow),
     ],
