@@ -58,6 +58,7 @@ def _run(code, given=""):
         "start.md",
         "faq.md",
         "failures.md",
+        "theory.md",
         *sorted(f"guide/{page.name}" for page in (ROOT / "docs" / "guide").glob("*.md")),
         pytest.param("plot.md", marks=helpers.skip_without("plot", "matplotlib")),
     ],
