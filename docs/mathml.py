@@ -23,5 +23,5 @@ def _mathml(tex: str, display: str) -> str:
     tex = re.sub(r"(?<=[\w}]) *\\log(?![a-z])", r"\\,\\log", tex)
     tex = re.sub(r"\\log +(?=[\w\\])", r"\\log\\,", tex)
     if display == "block":
-        tex = re.sub(r"\\(min|max)_", r"\\\1\\limits_", tex)
+        tex = re.sub(r"\\(min|max|inf|sup)_", r"\\\1\\limits_", tex)
     return convert(tex, display=display)
