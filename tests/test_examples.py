@@ -137,7 +137,9 @@ def test_ctrl_c_ends_with_one_line_and_a_checkpoint(
 
 @pytest.mark.slow
 def test_ctrl_c_where_there_is_no_checkpoint(interrupted):
-    code, told = interrupted("vanishing_gradients.py", *"--batch 16 --width 8 --steps 8000".split())
+    # So many steps that the first of twenty stages leaves time to press.
+    options = "--batch 16 --width 8 --steps 200000".split()
+    code, told = interrupted("vanishing_gradients.py", *options)
     assert code == 130 and "Traceback" not in told
     assert told.endswith("\ninterrupted.\n")
 

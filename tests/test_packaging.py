@@ -97,7 +97,7 @@ def test_the_first_example_runs_without_the_tree(fresh_python, tmp_path):
     where = "print(otjax.__version__, otjax.__file__, bool(jax.numpy.isfinite(value)))"
     # Isolated: neither the folder it is started in nor PYTHONPATH is searched.
     out = run(fresh_python, "-I", "-c", f"{block[1]}\n{where}", cwd=tmp_path)
-    version, file, finite = out.split()
+    version, file, finite = out.splitlines()[-1].split()  # after what the example prints
     assert version == PROJECT["version"] and finite == "True"
     assert Path(file).is_relative_to(fresh_python.parents[1])
 
