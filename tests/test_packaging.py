@@ -1,6 +1,5 @@
 """The package as users get it: built, installed where the tree is not, and with its types."""
 
-import importlib.util
 import json
 import re
 import subprocess
@@ -54,8 +53,6 @@ def run(*command, **options):
 @pytest.fixture(scope="module")
 def wheel(tmp_path_factory):
     """Built of an unpacked source distribution, so that neither needs more than what it holds."""
-    if importlib.util.find_spec("hatchling") is None:
-        pytest.skip("needs `otjax[tests]`: hatchling")
     out = tmp_path_factory.mktemp("dist")
     build = (sys.executable, "-m", "hatchling", "build")
     run(*build, "--target", "sdist", "--directory", out, cwd=ROOT)

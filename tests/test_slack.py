@@ -5,8 +5,10 @@ import jax.numpy as jnp
 import jax.random as jr
 import jaxtyping
 import numpy as np
+import ot
 import pytest
 from checks import check_derivatives
+from scipy.optimize import linprog
 
 import otjax
 from otjax._slack import WithSlack
@@ -38,7 +40,6 @@ def squared_distances():
 
 @pytest.mark.parametrize("share", [0.3, 0.8, 1.0])
 def test_partial_transport_is_that_of_pot(share):
-    ot = pytest.importorskip("ot")
     found = solved(otjax.Partial(share))
     plan = ot.partial.partial_wasserstein(
         np.asarray(A), np.asarray(B), squared_distances(), m=share, nb_dummies=10
@@ -65,7 +66,6 @@ def test_a_share_of_one_of_equal_masses_is_balanced():
 
 @pytest.mark.parametrize("sides", ["both", "one"])
 def test_total_variation_is_that_of_a_linear_program(sides):
-    linprog = pytest.importorskip("scipy.optimize").linprog
     rho, n, m = 1.5, 9, 7
     side = otjax.TotalVariation(rho)
     found = solved(side if sides == "both" else (otjax.Balanced(), side))
