@@ -41,8 +41,9 @@ def solve(
     **Arguments:**
 
     - `problem`: the problem.
-    - `solver`: `Sinkhorn(...)`, `DualNewton(...)`, `Adaptive(...)` or `LBFGS(...)`. `None` is
-        `Sinkhorn()` in float32 and `Adaptive()` in float64.
+    - `solver`: `Sinkhorn(...)`, `DualNewton(...)`, `Adaptive(...)`, `LBFGS(...)` or
+        `CoarseToFine(...)`. `None` is `Sinkhorn()` in float32 and `Adaptive()` in float64, within a
+        `CoarseToFine` for a `PointCloud` of more than 2^26 pairs in up to three dimensions.
     - `tolerance`: that of the default solver, in place of `solver`: the L1 errors of the two
         marginals together, relative to the total mass. `None` is 1e-4 in float32 and 1e-9 in
         float64, or what rounding allows if that is more.
@@ -66,7 +67,7 @@ def solve(
         )
     needs_precision(problem.geometry.dtype, "`problem`")
     check_memory(problem)
-    solver = chosen_solver(solver, tolerance, problem.geometry.dtype)
+    solver = chosen_solver(solver, tolerance, problem)
     adjoint = ImplicitAdjoint() if adjoint is None else adjoint
     if not isinstance(adjoint, AbstractAdjoint):
         raise ValueError(

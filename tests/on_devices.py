@@ -45,12 +45,12 @@ def largest_message(compiled) -> int:
     return max(sizes)
 
 
-def outputs(engine):
+def outputs(engine, solver=None):
     """Value, gradients, and products of the plan from both sides."""
 
     def value(x, y, a):
         geometry = otjax.PointCloud(x, y, engine=engine)
-        solution = otjax.solve(otjax.EntropicProblem(geometry, a), throw=False)
+        solution = otjax.solve(otjax.EntropicProblem(geometry, a), solver, throw=False)
         products = solution.plan.mv(y[:, 0]), solution.plan.T.mv(x[:, 0])
         return solution.value, products
 
@@ -63,13 +63,13 @@ def close(ours, theirs, tolerance=1e-7):
         assert np.all(np.abs(one - other) <= tolerance * (1 + np.abs(other).max())), (one, other)
 
 
-def rows(engine, n: int, m: int):
+def rows(engine, n: int, m: int, solver=None):
     """One problem over all devices: the numbers of one device, and short messages."""
     given = clouds(n, m)
     want = jax.jit(outputs(engine))(*given)
     sharding = NamedSharding(mesh_of(AxisType.Auto), P("i"))
     spread = jax.device_put(given, sharding)
-    compiled = jax.jit(outputs(engine)).lower(*spread).compile()
+    compiled = jax.jit(outputs(engine, solver)).lower(*spread).compile()
     close(compiled(*spread), want)
     # Of points, masses, potentials and the history of the acceleration; of no block of the matrix.
     print("largest message:", largest_message(compiled))
@@ -82,6 +82,11 @@ def dense():
 
 def streamed():
     rows(otjax.Streamed(16), 256, 128)
+
+
+def cells():
+    """Every device solves for all cells, and then for its rows."""
+    rows(otjax.Streamed(16), 256, 128, otjax.CoarseToFine(cells=32))
 
 
 def pallas():

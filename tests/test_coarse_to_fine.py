@@ -11,6 +11,7 @@ import pytest
 import otjax
 from otjax import RESULTS
 from otjax._geometry._cells import cells_of, centres
+from otjax._solver import _choice
 
 
 def clouds(n, m, d, dtype=jnp.float32):
@@ -122,6 +123,46 @@ def test_cells_hold_points_that_are_near(d):
     assert spread < 3 * 64 ** (-2 / d) * d
     if d <= 3:
         assert jnp.max(totals) <= 2 + 500 / 64
+
+
+def test_large_clouds_of_few_dimensions_begin_with_cells(monkeypatch):
+    monkeypatch.setattr(_choice, "_MANY_PAIRS", 500 * 400 - 1)
+
+    def chosen(n=500, d=3, dtype=jnp.float32, geometry=None, **options):
+        cloud = (
+            otjax.PointCloud(*clouds(n, 400, d, dtype), **options) if geometry is None else geometry
+        )
+        return _choice.chosen_solver(None, 1e-3, otjax.EntropicProblem(cloud))
+
+    solver = chosen()
+    assert isinstance(solver, otjax.CoarseToFine) and isinstance(solver.solver, otjax.Sinkhorn)
+    np.testing.assert_allclose(solver.solver.tolerance, 1e-3)
+    assert isinstance(chosen(dtype=jnp.float64).solver, otjax.Adaptive)
+    matrix = otjax.CostMatrix(jnp.zeros((500, 400), jnp.float32))
+    for other in (
+        chosen(n=499),
+        chosen(d=4),
+        chosen(geometry=matrix),
+        chosen(cost=lambda x, y: jnp.sum(jnp.abs(x - y))),  # it may forbid pairs
+    ):
+        assert isinstance(other, otjax.Sinkhorn)
+    # Mass that is left belongs to a point that is in no cell.
+    partial = otjax.EntropicProblem(
+        otjax.PointCloud(*clouds(500, 400, 2)), marginals=otjax.Partial(0.5)
+    )
+    assert isinstance(_choice.chosen_solver(None, None, partial), otjax.Sinkhorn)
+    mine = otjax.LBFGS()
+    assert _choice.chosen_solver(mine, None, partial) is mine
+
+
+def test_the_default_of_a_large_cloud(monkeypatch):
+    x, y = clouds(5000, 400, 2)
+    problem = otjax.EntropicProblem(otjax.PointCloud(x, y), epsilon=otjax.Relative(0.01))
+    alone = otjax.solve(problem, tolerance=1e-3)
+    monkeypatch.setattr(_choice, "_MANY_PAIRS", 10**6)
+    solution = otjax.solve(problem, tolerance=1e-3)
+    assert int(solution.stats.num_steps) < 0.7 * int(alone.stats.num_steps)
+    np.testing.assert_allclose(solution.value, alone.value, rtol=1e-3)
 
 
 def test_what_it_cannot_do(unchecked):

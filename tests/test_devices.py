@@ -34,7 +34,7 @@ def run(*cases: str) -> str:
 
 @pytest.mark.slow
 @pytest.mark.parametrize(
-    "case", ["dense", "streamed", "pallas", "uneven", "memory", "explicit", "training"]
+    "case", ["dense", "streamed", "cells", "pallas", "uneven", "memory", "explicit", "training"]
 )
 def test_eight_devices(case):
     run(case)

@@ -24,6 +24,19 @@ def _solve(x, y, a, b, epsilon, cost, engine) -> otjax.Solution:
     return otjax.solve(otjax.EntropicProblem(cloud, a, b, epsilon=epsilon), SOLVER)
 
 
+@pytest.mark.parametrize("away", [0.0, 1e3])
+@pytest.mark.parametrize("cost", ["SqEuclidean", "Euclidean"])
+def test_mean_and_least_cost_without_the_matrix(cost: str, away: float) -> None:
+    x, y = (away + points for points in helpers.points())
+    a, b = helpers.masses(zeros=True)
+    cloud = otjax.PointCloud(x, y, cost=helpers.COSTS[cost](), engine=otjax.Streamed())
+    problem, _ = otjax.EntropicProblem(cloud, 3 * a, 3 * b).prepare()
+    matrix = helpers.cost_matrix(x, y, helpers.COSTS[cost]())
+    rows, columns = np.asarray(a) > 0, np.asarray(b) > 0
+    np.testing.assert_allclose(problem.mean, a @ matrix @ b, rtol=1e-9)
+    np.testing.assert_allclose(problem.least, matrix[rows][:, columns].min(), rtol=1e-9)
+
+
 @pytest.mark.slow
 @pytest.mark.parametrize("cost, d", CASES)
 def test_values_plans_and_derivatives_agree(cost: str, d: int) -> None:

@@ -67,12 +67,17 @@ QUICK = Scale(
 )  # fmt: skip
 
 
-def solution_of(engine: otjax.AbstractEngine | None, tolerance: float) -> Callable[..., Any]:
-    """A function of points and epsilon to the solution."""
+def solution_of(
+    engine: otjax.AbstractEngine | None,
+    tolerance: float,
+    solver: otjax.AbstractSolver | None = None,
+) -> Callable[..., Any]:
+    """A function of points and epsilon to the solution, by the default solver or another."""
+    how = {"tolerance": tolerance} if solver is None else {"solver": solver}
 
     def solved(x, y, epsilon):
         problem = otjax.EntropicProblem(otjax.PointCloud(x, y, engine=engine), epsilon=epsilon)
-        return otjax.solve(problem, tolerance=tolerance, throw=False)
+        return otjax.solve(problem, **how, throw=False)
 
     return solved
 

@@ -165,13 +165,17 @@ def _batch(count: int, n: int, scale: Scale, of_divergences: tuple[bool, ...]) -
 
 
 def huge(scale: Scale) -> Iterator[Record]:
-    """One solve each, from scratch and from the solution of a part of the points; and the peak of
-    memory since the process began."""
+    """One solve each: by default, which is from cells; from the solution of a part of the points;
+    from scratch. And the peak of memory since the process began."""
     shape, tolerance = Shape(scale.huge, 3, 0.01), 1e-2
     x, y, epsilon = arrays_of(shape)
 
-    def from_scratch(x, y, epsilon):
+    def by_default(x, y, epsilon):
         return told(solution_of(None, tolerance)(x, y, epsilon))
+
+    def from_scratch(x, y, epsilon):
+        solver = otjax.Sinkhorn(tolerance=tolerance)
+        return told(solution_of(None, tolerance, solver)(x, y, epsilon))
 
     def from_coarse(x, y, epsilon):
         some = slice(None, None, scale.coarse)
@@ -180,7 +184,11 @@ def huge(scale: Scale) -> Iterator[Record]:
         problem = otjax.EntropicProblem(otjax.PointCloud(x, y), epsilon=epsilon)
         return told(otjax.solve(problem, tolerance=tolerance, init=init, throw=False))
 
-    for name, function in (("from a part", from_coarse), ("from scratch", from_scratch)):
+    for name, function in (
+        ("default", by_default),
+        ("from a part", from_coarse),
+        ("from scratch", from_scratch),
+    ):
         run, compile_s = compiled(function, x, y, epsilon)
         begin = time.perf_counter()
         (f, g), stats, result = jax.block_until_ready(run(x, y, epsilon))

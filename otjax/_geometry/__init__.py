@@ -9,6 +9,7 @@ from ._base import (
     Partners as Partners,
     Prepared as Prepared,
 )
+from ._cells import CURVED_DIMENSIONS as CURVED_DIMENSIONS
 from ._cost_matrix import CostMatrix as CostMatrix
 from ._grid import Grid as Grid
 from ._held_cloud import HeldCloud as HeldCloud

@@ -10,7 +10,7 @@ from .._reduction import nearest_columns, Pairs
 
 
 # Coordinates that a Morton code interleaves, and bits of each.
-_COORDINATES, _BITS = 3, 10
+CURVED_DIMENSIONS, _BITS = 3, 10
 _ROUNDS = 3
 
 
@@ -28,7 +28,7 @@ def cells_of(
     middle = jnp.cumsum(along) - 0.5 * along
     pieces = jnp.clip(jnp.floor(middle * number), 0, number - 1).astype(jnp.int32)
     cells = jnp.zeros_like(pieces).at[order].set(pieces)
-    if points.shape[1] > _COORDINATES:
+    if points.shape[1] > CURVED_DIMENSIONS:
         for _ in range(_ROUNDS):
             cells = _nearest(points, *centres(points, masses, cells, number))
     return cells
@@ -46,7 +46,7 @@ def centres(
 def _morton(points: Float[Array, "n d"], masses: Float[Array, " n"]) -> Int[Array, " n"]:
     """Codes whose order keeps near points near, by the coordinates that differ most."""
     low, high = jnp.min(points, axis=0), jnp.max(points, axis=0)
-    number = min(points.shape[1], _COORDINATES)
+    number = min(points.shape[1], CURVED_DIMENSIONS)
     _, chosen = lax.top_k(high - low, number)
     span = jnp.where(high > low, high - low, 1)
     scaled = (((points - low[None, :]) / span[None, :]) * (2**_BITS - 1)).astype(jnp.int32)

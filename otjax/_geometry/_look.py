@@ -4,9 +4,27 @@ import jax.lax as lax
 import jax.numpy as jnp
 from jaxtyping import Array, Float, Int
 
-from .._ground_cost import pairwise
+from .._ground_cost import pairwise, SqEuclidean
 from .._reduction import map_pairs, Pairs
 from .._unit import power_of_two
+
+
+def look_at_all(
+    pairs: Pairs, a: Float[Array, " n"], b: Float[Array, " m"]
+) -> tuple[Float[Array, ""], Float[Array, ""]]:
+    """The mean and the least of costs that are finite: of squared distances the mean without a look
+    at the pairs."""
+    if not isinstance(pairs.cost, SqEuclidean):
+        mean, least, _ = look_at_rows(pairs, a, b)
+        return mean, jnp.min(least)
+    a, b = lax.stop_gradient((a / jnp.sum(a), b / jnp.sum(b)))
+    # About the mean of one side the means of both do not cancel what is left.
+    centre = jnp.sum(b[:, None] * pairs.y, axis=0, keepdims=True)
+    x, y = pairs.x - centre, pairs.y - centre
+    of_squares = lambda points, masses: jnp.sum(masses * jnp.sum(jnp.square(points), axis=1))
+    of_x, of_y = (jnp.sum(masses[:, None] * p, axis=0) for p, masses in ((x, a), (y, b)))
+    mean = of_squares(x, a) + of_squares(y, b) - 2 * jnp.sum(of_x * of_y)
+    return mean, jnp.min(map_pairs(lambda pairs: jnp.min(pairs.matrix(), axis=1), pairs))
 
 
 def look_at_rows(

@@ -35,7 +35,7 @@ from ._base import (
 from ._cells import cells_of, centres
 from ._cost_matrix import CostMatrix, held, held_finite, matrix_of
 from ._held_cloud import HeldCloud
-from ._look import extent, look_at_rows, share_of_allowed, unit_of
+from ._look import extent, look_at_all, look_at_rows, share_of_allowed, unit_of
 from ._recomputed_plan import RecomputedPlan
 
 
@@ -131,9 +131,9 @@ class PointCloud(AbstractCloud, AbstractCostGeometry, AbstractSpatialGeometry):
                 finite=finite & prepared.finite,
             )
         else:
-            mean, least, _ = look_at_rows(constant(Pairs(x, y, self.cost)), a, b)
+            mean, least = look_at_all(constant(Pairs(x, y, self.cost)), a, b)
             geometry = PointCloud(x, y, cost=self.cost, engine=self._engine)
-            mean, least = jnp.where(finite, mean, 0), jnp.where(finite, jnp.min(least), 0)
+            mean, least = jnp.where(finite, mean, 0), jnp.where(finite, least, 0)
             prepared = Prepared(geometry, finite, mean, least)
         return prepared._replace(unit=unit_of(exponent, power, self.dtype))
 

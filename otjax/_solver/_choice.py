@@ -1,25 +1,32 @@
-"""Which solver is used where the user names none."""
+"""Which solver is used, by what a user says and by the problem."""
 
-import jax.numpy as jnp
 from jaxtyping import ArrayLike
 
-from ._adaptive import Adaptive
+from .._geometry import AbstractCloud, AbstractSpatialGeometry, CURVED_DIMENSIONS
+from .._ground_cost import degree
+from .._problem import EntropicProblem
+from .._slack import has_slack
 from ._base import AbstractSolver
-from ._sinkhorn import Sinkhorn
+from ._coarse_to_fine import CoarseToFine
+from ._default import default_solver
+
+
+# With more pairs than these a step on all points is so much longer than one on cells that their
+# solve, and its compilation, pay.
+_MANY_PAIRS = 2**26
 
 
 def chosen_solver(
-    solver: AbstractSolver | None, tolerance: ArrayLike | None, dtype: jnp.dtype
+    solver: AbstractSolver | None, tolerance: ArrayLike | None, problem: EntropicProblem
 ) -> AbstractSolver:
-    """The solver that was asked for, by itself or by a tolerance.
-
-    In float32 rounding ends a solve before Newton's step pays for its conjugate gradients, so that
-    the default is `Sinkhorn`; in float64 it is `Adaptive`.
+    """The solver that was asked for, by itself or by a tolerance; the default one begins with
+    cells of points where that pays.
 
     **Raises:** `ValueError` if it is none, and if both are given.
     """
     if solver is None:
-        return (Adaptive if dtype == jnp.float64 else Sinkhorn)(tolerance=tolerance)
+        default = default_solver(tolerance, problem.geometry.dtype)
+        return CoarseToFine(default) if _cells_pay(problem) else default
     if not isinstance(solver, AbstractSolver):
         raise ValueError(f"`solver` must be a solver such as `Sinkhorn()`, got {solver!r}.")
     if tolerance is not None:
@@ -28,3 +35,17 @@ def chosen_solver(
             f"`{type(solver).__name__}(tolerance=...)`."
         )
     return solver
+
+
+def _cells_pay(problem: EntropicProblem) -> bool:
+    """Whether a problem has many points, of few coordinates, so that cells of a curve are near
+    each other, and a cost that tells of points what it tells of their cells."""
+    geometry = problem.geometry
+    if not isinstance(geometry, AbstractSpatialGeometry) or has_slack(problem):
+        return False
+    if not isinstance(geometry, AbstractCloud) or degree(geometry.cost) is None:
+        return False
+    n, m = geometry.shape
+    # A size that is a symbol, in a program that is exported for any, may be any.
+    known = isinstance(n, int) and isinstance(m, int)
+    return known and n * m > _MANY_PAIRS and geometry.x.shape[1] <= CURVED_DIMENSIONS

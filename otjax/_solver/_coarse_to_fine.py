@@ -8,7 +8,7 @@ from .._arrays import constant
 from .._geometry import AbstractSpatialGeometry, Coarse
 from .._problem import EntropicProblem, PreparedProblem
 from ._base import AbstractSolver, Outcome, Potentials
-from ._choice import chosen_solver
+from ._default import default_solver
 
 
 class CoarseToFine(AbstractSolver):
@@ -24,10 +24,11 @@ class CoarseToFine(AbstractSolver):
     solver: AbstractSolver | None
     cells: int = eqx.field(static=True)
 
-    def __init__(self, solver: AbstractSolver | None = None, *, cells: int = 1024):
+    def __init__(self, solver: AbstractSolver | None = None, *, cells: int = 4096):
         """**Arguments:**
 
-        - `solver`: what solves both problems; `None` is the default solver.
+        - `solver`: what solves both problems; `None` is `Sinkhorn()` in float32 and `Adaptive()` in
+            float64.
         - `cells`: the number of cells on each side, at most.
 
         **Raises:** `ValueError` for another kind of solver, or unless `cells` is at least 2.
@@ -52,7 +53,7 @@ class CoarseToFine(AbstractSolver):
                 "`CoarseToFine` must know which points are near each other: solve with a "
                 f"`PointCloud` or a `Grid`, not a `{type(geometry).__name__}`."
             )
-        solver = chosen_solver(self.solver, None, geometry.dtype)
+        solver = default_solver(None, geometry.dtype) if self.solver is None else self.solver
         if init is None and max(geometry.shape) > self.cells:
             coarse = constant(geometry.coarsened(problem.a, problem.b, self.cells))
             init = _from_cells(problem, coarse, solver, max_steps)
