@@ -20,6 +20,7 @@ def problem(engine, n=1000, m=1500, d=3):
         (otjax.Dense(), (1000, 1500)),
         (otjax.Streamed(), (1000, 1500)),
         (otjax.Streamed(), (1000, 20_000, 64)),  # larger blocks
+        (otjax.Streamed(), (20_000, 20_000)),  # cells
     ],
 )
 def test_it_is_what_the_compiler_counts(engine, sizes):
@@ -42,7 +43,7 @@ def test_it_grows_with_what_is_held_alone():
         otjax.memory_needed(problem(engine, 200_000, 100_000))
         for engine in (otjax.Dense(), otjax.Streamed())
     )
-    assert dense.solve > 3 * 4 * 200_000 * 100_000 > 1000 * streamed.gradient
+    assert dense.solve > 3 * 4 * 200_000 * 100_000 > 500 * streamed.gradient
     t = jnp.linspace(0, 1, 512, dtype=jnp.float32)
     grid = otjax.memory_needed(otjax.EntropicProblem(otjax.Grid((t, t))))
     assert grid.gradient < 2**28 < 4 * 512**4

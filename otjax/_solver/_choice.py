@@ -13,7 +13,7 @@ from ._default import default_solver
 
 # With more pairs than these a step on all points is so much longer than one on cells that their
 # solve, and its compilation, pay.
-_MANY_PAIRS = 2**26
+_MANY_PAIRS = 2**28
 
 
 def chosen_solver(
