@@ -35,8 +35,8 @@ def memory_needed(problem: EntropicProblem) -> Memory:
     """How much memory a solve of a problem will need, by its shapes alone: nothing is computed.
 
     It is that of the engine which the geometry has, and of the default solver: to compare, ask for
-    a problem with `PointCloud(..., engine=otjax.Streamed())`. Right to within a factor of about two. Under
-    `jax.vmap` an accelerator needs it for each member of the batch, a CPU for one.
+    a problem with `PointCloud(..., engine=otjax.Streamed())`. Right to within a factor of about
+    two. Under `jax.vmap` an accelerator needs it for each member of the batch, a CPU for one.
 
     **Arguments:**
 

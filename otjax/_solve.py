@@ -43,7 +43,8 @@ def solve(
     - `problem`: the problem.
     - `solver`: `Sinkhorn(...)`, `DualNewton(...)`, `Adaptive(...)`, `LBFGS(...)` or
         `CoarseToFine(...)`. `None` is `Sinkhorn()` in float32 and `Adaptive()` in float64, within a
-        `CoarseToFine` for a `PointCloud` of more than 2^28 pairs in up to three dimensions.
+        `CoarseToFine` for more than 2^28 pairs of a `Grid`, or of a `PointCloud` in up to three
+        dimensions.
     - `tolerance`: that of the default solver, in place of `solver`: the L1 errors of the two
         marginals together, relative to the total mass. `None` is 1e-4 in float32 and 1e-9 in
         float64, or what rounding allows if that is more.

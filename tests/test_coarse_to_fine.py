@@ -125,7 +125,7 @@ def test_cells_hold_points_that_are_near(d):
         assert jnp.max(totals) <= 2 + 500 / 64
 
 
-def test_large_clouds_of_few_dimensions_begin_with_cells(monkeypatch):
+def test_large_grids_and_clouds_of_few_dimensions_begin_with_cells(monkeypatch):
     monkeypatch.setattr(_choice, "_MANY_PAIRS", 500 * 400 - 1)
 
     def chosen(n=500, d=3, dtype=jnp.float32, geometry=None, **options):
@@ -138,11 +138,15 @@ def test_large_clouds_of_few_dimensions_begin_with_cells(monkeypatch):
     assert isinstance(solver, otjax.CoarseToFine) and isinstance(solver.solver, otjax.Sinkhorn)
     np.testing.assert_allclose(solver.solver.tolerance, 1e-3)
     assert isinstance(chosen(dtype=jnp.float64).solver, otjax.Adaptive)
+    t, s = jnp.arange(25, dtype=jnp.float32), jnp.arange(20, dtype=jnp.float32)
+    assert isinstance(chosen(geometry=otjax.Grid((t, s), (s, s))), otjax.CoarseToFine)
     matrix = otjax.CostMatrix(jnp.zeros((500, 400), jnp.float32))
     for other in (
         chosen(n=499),
         chosen(d=4),
         chosen(geometry=matrix),
+        chosen(geometry=otjax.Grid((s, s))),
+        chosen(geometry=otjax.Grid((t, s), cost=lambda x, y: jnp.sum(jnp.abs(x - y)))),
         chosen(cost=lambda x, y: jnp.sum(jnp.abs(x - y))),  # it may forbid pairs
     ):
         assert isinstance(other, otjax.Sinkhorn)

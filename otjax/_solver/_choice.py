@@ -2,7 +2,7 @@
 
 from jaxtyping import ArrayLike
 
-from .._geometry import AbstractCloud, AbstractSpatialGeometry, CURVED_DIMENSIONS
+from .._geometry import CURVED_DIMENSIONS, Grid, PointCloud
 from .._ground_cost import degree
 from .._problem import EntropicProblem
 from .._slack import has_slack
@@ -38,14 +38,14 @@ def chosen_solver(
 
 
 def _cells_pay(problem: EntropicProblem) -> bool:
-    """Whether a problem has many points, of few coordinates, so that cells of a curve are near
-    each other, and a cost that tells of points what it tells of their cells."""
+    """Whether a problem has many points that are easily put together, on a grid or in a space of
+    few dimensions, and a cost that tells of points what it tells of their cells."""
     geometry = problem.geometry
-    if not isinstance(geometry, AbstractSpatialGeometry) or has_slack(problem):
-        return False
-    if not isinstance(geometry, AbstractCloud) or degree(geometry.cost) is None:
-        return False
     n, m = geometry.shape
     # A size that is a symbol, in a program that is exported for any, may be any.
     known = isinstance(n, int) and isinstance(m, int)
-    return known and n * m > _MANY_PAIRS and geometry.x.shape[1] <= CURVED_DIMENSIONS
+    if not known or n * m <= _MANY_PAIRS or has_slack(problem):
+        return False
+    if isinstance(geometry, PointCloud) and geometry.x.shape[1] > CURVED_DIMENSIONS:
+        return False
+    return isinstance(geometry, Grid | PointCloud) and degree(geometry.cost) is not None
