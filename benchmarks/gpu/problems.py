@@ -69,15 +69,15 @@ QUICK = Scale(
 
 def solution_of(
     engine: otjax.AbstractEngine | None,
-    tolerance: float,
+    tolerance: float | None,
     solver: otjax.AbstractSolver | None = None,
 ) -> Callable[..., Any]:
-    """A function of points and epsilon to the solution, by the default solver or another."""
-    how = {"tolerance": tolerance} if solver is None else {"solver": solver}
+    """A function of points and epsilon to the solution: by the default solver at a tolerance, or by
+    another."""
 
     def solved(x, y, epsilon):
         problem = otjax.EntropicProblem(otjax.PointCloud(x, y, engine=engine), epsilon=epsilon)
-        return otjax.solve(problem, **how, throw=False)
+        return otjax.solve(problem, solver, tolerance=tolerance, throw=False)
 
     return solved
 

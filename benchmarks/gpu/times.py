@@ -175,7 +175,7 @@ def huge(scale: Scale) -> Iterator[Record]:
 
     def from_scratch(x, y, epsilon):
         solver = otjax.Sinkhorn(tolerance=tolerance)
-        return told(solution_of(None, tolerance, solver)(x, y, epsilon))
+        return told(solution_of(None, None, solver)(x, y, epsilon))
 
     def from_coarse(x, y, epsilon):
         some = slice(None, None, scale.coarse)
