@@ -7,10 +7,9 @@ import jax
 import jax.numpy as jnp
 from jaxtyping import PyTree
 
-from ._geometry import AbstractCloud, AbstractGeometry, AbstractPlan, PointCloud
+from ._geometry import AbstractCloud, AbstractGeometry, AbstractPlan
 from ._problem import EntropicProblem
 from ._reduction import device_memory, least_rows, Pairs, working_memory
-from ._solver import chosen_solver, CoarseToFine
 
 
 # A solve holds the geometry, a plan, and what is made on the way to the next one; its gradient, and
@@ -34,9 +33,9 @@ class Memory(NamedTuple):
 def memory_needed(problem: EntropicProblem) -> Memory:
     """How much memory a solve of a problem will need, by its shapes alone: nothing is computed.
 
-    It is that of the engine which the geometry has, and of the default solver: to compare, ask for
-    a problem with `PointCloud(..., engine=otjax.Streamed())`. Right to within a factor of about
-    two. Under `jax.vmap` an accelerator needs it for each member of the batch, a CPU for one.
+    It is that of the engine which the geometry has: to compare, ask for a problem with
+    `PointCloud(..., engine=otjax.Streamed())`. Right to within a factor of about two. Under
+    `jax.vmap` an accelerator needs it for each member of the batch, a CPU for one.
 
     **Arguments:**
 
@@ -52,30 +51,11 @@ def memory_needed(problem: EntropicProblem) -> Memory:
             "`otjax.EntropicProblem(geometry)`."
         )
 
-    solve, gradient = _needed(problem)
-    # What cells take is given back before the solve of all points.
-    cells, _ = (0, 0) if (few := _cells_alone(problem)) is None else _needed(few)
-    return Memory(max(solve, cells), max(gradient, cells), device_memory())
-
-
-def _needed(problem: EntropicProblem) -> tuple[int, int]:
-    """The bytes of one solve, and of one with its gradient."""
     geometry, plan = eqx.filter_eval_shape(_held, problem)
     held, made = _bytes(geometry), _bytes(plan)
     on_the_way = _made_on_the_way(problem.geometry)
-    solve, gradient = (
-        held + plans * made + on_the_way for plans in (_PLANS_OF_SOLVE, _PLANS_OF_GRADIENT)
-    )
-    return solve, gradient
-
-
-def _cells_alone(problem: EntropicProblem) -> EntropicProblem | None:
-    """A problem of as many points as there are cells that the default solver begins with."""
-    solver, cloud = chosen_solver(None, None, problem), problem.geometry
-    if not isinstance(solver, CoarseToFine) or not isinstance(cloud, AbstractCloud):
-        return None
-    x, y = cloud.x[: solver.cells], cloud.y[: solver.cells]
-    return EntropicProblem(PointCloud(x, y, cost=cloud.cost))
+    of = lambda plans: held + plans * made + on_the_way
+    return Memory(of(_PLANS_OF_SOLVE), of(_PLANS_OF_GRADIENT), device_memory())
 
 
 def _made_on_the_way(geometry: AbstractGeometry) -> int:

@@ -216,10 +216,12 @@ class PointCloud(AbstractCloud, AbstractCostGeometry, AbstractSpatialGeometry):
         k, l = (min(cells, masses.shape[0]) for masses in (a, b))
         u, a = centres(self.x, a, cells_of(self.x, a, k), k)
         v, b = centres(self.y, b, cells_of(self.y, b, l), l)
-        between = lambda x, y, engine=None: PointCloud(x, y, cost=self.cost, engine=engine)
-        # One soft minimum is asked of what leads back.
+        between = lambda x, y, engine: PointCloud(x, y, cost=self.cost, engine=engine)
+        # Cells are held where points are; one soft minimum is asked of what leads back.
         once = Streamed()
-        return Coarse(between(u, v), a, b, between(self.x, v, once), between(u, self.y, once))
+        return Coarse(
+            between(u, v, self.engine), a, b, between(self.x, v, once), between(u, self.y, once)
+        )
 
     def seen_from(
         self, x: Float[Array, "k d"], b: Float[Array, " m"], unit: Float[Array, ""]
