@@ -93,9 +93,13 @@ def interrupted(environment, tmp_path: Path):
 
     def interrupted(script: str, *options: str | Path) -> tuple[int, str]:
         command = [sys.executable, EXAMPLES / script, *options]
-        with subprocess.Popen(
+        # In the background a shell makes the key ignored, by all that it starts.
+        before = signal.signal(signal.SIGINT, signal.default_int_handler)
+        process = subprocess.Popen(
             command, env=environment, cwd=tmp_path, stderr=subprocess.PIPE, text=True
-        ) as process:
+        )
+        signal.signal(signal.SIGINT, before)
+        with process:
             assert process.stderr is not None
             told = ""
             while not re.search(r" [1-9]\d*/\d+ ", told):  # of the progress bar
